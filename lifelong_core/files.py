@@ -1,0 +1,118 @@
+"""Reading and writing files so that a crash leaves either the old file or the new one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import FileError
+
+CHECKSUM = "lifelong.checksum"
+FORMAT = "lifelong.format"
+VERSION = "lifelong.version"
+
+
+def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill a temporary file beside `path`, flush it to disk and rename it to `path`.
+
+    Raises FileError when the folder cannot be written or the disk is full; `path` is then as before.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise FileError(
+            f"Could not write {path.name} in {path.parent}: {error}. "
+            "Check that the folder can be written and that the disk has room."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write `value` as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n"
+    return atomic_write(path, lambda temporary: _write_text(temporary, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises FileError when it is missing or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(f"Could not read {path}: {error}.") from error
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Write a safetensors file atomically. Shared memory is copied, tensors are moved to the CPU."""
+    plain = {
+        key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()
+    }
+    return atomic_write(path, lambda temporary: save_file(plain, temporary, dict(metadata or {})))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: tensors and metadata. Raises FileError when missing or broken."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = dict(handle.metadata() or {})
+            return {key: handle.get_tensor(key) for key in handle.keys()}, metadata
+    except (OSError, SafetensorError) as error:
+        raise FileError(
+            f"Could not read {path}: {error}. The file is missing, cut short or not safetensors; "
+            "copy or export it again."
+        ) from error
+
+
+def content_hash(*parts: Any) -> str:
+    """SHA-256 (hex) over tensors, mappings, sequences, dataclass-free plain values, in order.
+
+    Tensors count by dtype, shape and bytes; mappings by sorted key. Use it for cache names and
+    checksums: equal content gives equal names on every machine.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        _update(digest, part)
+    return digest.hexdigest()
+
+
+def _update(digest: Any, part: Any) -> None:
+    if isinstance(part, Tensor):
+        data = part.detach().to("cpu").contiguous()
+        digest.update(f"tensor {data.dtype} {tuple(data.shape)} ".encode())
+        digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(part, Mapping):
+        digest.update(f"mapping {len(part)} ".encode())
+        for key in sorted(part):
+            _update(digest, key)
+            _update(digest, part[key])
+    elif isinstance(part, (list, tuple)):
+        digest.update(f"sequence {len(part)} ".encode())
+        for item in part:
+            _update(digest, item)
+    elif part is None or isinstance(part, (str, int, float, bool)):
+        digest.update(f"{type(part).__name__} {part!r} ".encode())
+    else:
+        raise TypeError(f"content_hash does not take {type(part).__name__}")
