@@ -1,0 +1,171 @@
+"""A personal concept, and the lesson's input that teaches it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .files import content_hash
+from .frozen import frozen_tensors
+
+if TYPE_CHECKING:
+    from .prompts import TextStack
+    from .state import LifelongState
+
+TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+NOUN = re.compile(r"[^\W_][^\n\r\t()\[\]{}\\:<>]{0,63}")
+DEFAULT_CAPTION = "a photo of {}"
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A learned token and the class noun it belongs to.
+
+    vectors: per text encoder ("clip_l", "clip_g", "clip_h") the token's embeddings [m, width].
+    """
+
+    token: str
+    noun: str
+    vectors: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        check_names(self.token, self.noun)
+        object.__setattr__(self, "vectors", frozen_tensors(self.vectors))
+
+    @property
+    def phrase(self) -> str:
+        """How the concept is written in a prompt, in ComfyUI's syntax."""
+        return concept_phrase(self.token, self.noun)
+
+
+@dataclass(frozen=True)
+class ConceptTask:
+    """The input of one lesson: pictures [n, 3, H, W] in [0, 1], one caption each. See `make_task`."""
+
+    token: str
+    noun: str
+    images: Tensor
+    captions: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "images", self.images.detach().clone())
+        object.__setattr__(self, "captions", tuple(self.captions))
+
+    @property
+    def phrase(self) -> str:
+        """How the concept is written in a prompt, in ComfyUI's syntax."""
+        return concept_phrase(self.token, self.noun)
+
+    @property
+    def content_hash(self) -> str:
+        """Equal for equal pictures, captions and names, on every machine."""
+        return content_hash(self.token, self.noun, self.images, self.captions)
+
+
+def concept_phrase(token: str, noun: str) -> str:
+    """`embedding:<token> <noun>`."""
+    return f"embedding:{token} {noun}"
+
+
+def make_task(
+    token: str,
+    noun: str,
+    images: Sequence[Tensor] | Tensor,
+    captions: Sequence[str] | None = None,
+    *,
+    size: int,
+) -> ConceptTask:
+    """Check a lesson's input and bring its pictures to `size` × `size` (centre crop, resize).
+
+    images: pictures [3, H, W] or one batch [n, 3, H, W], values in [0, 1], any sizes.
+    captions: one per picture, each with `embedding:<token>`; by default "a photo of
+        embedding:<token> <noun>" for all.
+
+    Raises InputError for unusable names, no or broken pictures, missing or unfit captions.
+    """
+    from .images import fit
+
+    noun = noun.strip()
+    check_names(token, noun)
+    pictures = [_checked_picture(image, number) for number, image in enumerate(images, 1)]
+    if not pictures:
+        raise InputError(f"No pictures of {token!r} were given; give at least one, better 3 to 5.")
+    if captions is None:
+        captions = [DEFAULT_CAPTION.format(concept_phrase(token, noun))] * len(pictures)
+    _check_captions(captions, token, noun, len(pictures))
+    return ConceptTask(
+        token, noun, torch.stack([fit(picture, size) for picture in pictures]), tuple(captions)
+    )
+
+
+def check_names(token: str, noun: str) -> None:
+    """Raise InputError unless `token` and `noun` can be written in prompts and file names."""
+    if not isinstance(token, str) or not TOKEN.fullmatch(token):
+        raise InputError(
+            f"Token {token!r} cannot be used: write 1 to 64 letters a-z or A-Z, digits, '_' or '-'."
+        )
+    if not isinstance(noun, str) or not noun.strip():
+        raise InputError(
+            f"The class noun of {token!r} is empty: name the kind of thing, such as 'dog'."
+        )
+    if not NOUN.fullmatch(noun):
+        raise InputError(
+            f"Class noun {noun!r} cannot be used: write plain words such as 'teddy bear', "
+            "at most 64 characters, without brackets, colons or line breaks."
+        )
+
+
+def check_new_token(token: str, text: TextStack, state: LifelongState | None = None) -> None:
+    """Raise InputError when `token` is already a word of the model or a concept of the state."""
+    if text.has_word(token):
+        raise InputError(
+            f"Token {token!r} is a word that the base model already knows. Choose a name that is "
+            f"no word, such as '{token}_1' or 'my-{token}'."
+        )
+    for concept in state.concepts if state is not None else ():
+        # File systems that ignore case would give both embeddings one file.
+        if concept.token.casefold() == token.casefold():
+            raise InputError(
+                f"Token {token!r} is already taken by the concept {concept.phrase!r} of this "
+                "state. Choose another token, or go on from a state without it."
+            )
+
+
+def mentions(prompt: str, token: str) -> bool:
+    """Whether `prompt` contains `embedding:<token>` (and not merely a longer name)."""
+    return re.search(rf"embedding:{re.escape(token)}(?![A-Za-z0-9_-])", prompt) is not None
+
+
+def _checked_picture(image: Tensor, number: int) -> Tensor:
+    if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3:
+        shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise InputError(f"Picture {number} is {shape}; expected a tensor [3, height, width].")
+    picture = image.detach().to("cpu", torch.float32)
+    if not bool(torch.isfinite(picture).all()):
+        raise InputError(f"Picture {number} has values that are not finite; load it again.")
+    if float(picture.min()) < -1e-3 or float(picture.max()) > 1.001:
+        raise InputError(
+            f"Picture {number} has values from {float(picture.min()):g} to "
+            f"{float(picture.max()):g}; expected 0 to 1."
+        )
+    return picture.clamp(0, 1)
+
+
+def _check_captions(captions: Sequence[str], token: str, noun: str, pictures: int) -> None:
+    if len(captions) != pictures:
+        raise InputError(
+            f"{pictures} pictures came with {len(captions)} captions; give one caption per "
+            "picture, or none at all to use the default."
+        )
+    for number, caption in enumerate(captions, 1):
+        if not mentions(caption, token):
+            raise InputError(
+                f"Caption {number} ({caption!r}) does not name the concept: write "
+                f"'{concept_phrase(token, noun)}' (at least 'embedding:{token}') in it."
+            )
