@@ -1,0 +1,21 @@
+"""What ComfyUI gets from this pack."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .demo_model import register_demo_model
+from .folders import register_state_folders
+
+NODES: list[type[io.ComfyNode]] = []
+
+
+class LifelongExtension(ComfyExtension):
+    """The pack's nodes. Loading it also teaches the stock loaders the demo model."""
+
+    async def on_load(self) -> None:
+        register_demo_model()
+        register_state_folders()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return list(NODES)

@@ -1,0 +1,86 @@
+"""Where this pack's files live inside ComfyUI's own folders. No path comes from a workflow."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import folder_paths
+
+from ..lifelong_core.errors import FileError, InputError
+
+STATES = "lifelong"
+STATE_ENDING = ".lifelong.safetensors"
+FILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def register_state_folders() -> None:
+    """Make `output/lifelong` (written) and `models/lifelong` known to ComfyUI's file lists."""
+    for parent in (folder_paths.get_output_directory(), folder_paths.models_dir):
+        folder_paths.add_model_folder_path(STATES, str(Path(parent) / STATES))
+
+
+def state_folder() -> Path:
+    """The folder in which states are saved."""
+    return Path(folder_paths.get_output_directory()) / STATES
+
+
+def state_files() -> list[str]:
+    """The saved states that ComfyUI's file list knows, as offered in a combo."""
+    return [name for name in folder_paths.get_filename_list(STATES) if name.endswith(STATE_ENDING)]
+
+
+def state_path(name: str) -> Path:
+    """The file of a name offered by `state_files`. Raises FileError for any other name."""
+    found = folder_paths.get_full_path(STATES, name) if name.endswith(STATE_ENDING) else None
+    if found is None:
+        raise FileError(
+            f"There is no lifelong state {name!r} in {' or '.join(_state_roots())}. Refresh "
+            "the page's node definitions (key R) and choose one of the files listed."
+        )
+    return Path(found)
+
+
+def saved_states(name: str) -> list[Path]:
+    """The numbered files `<name>_<number>` in the state folder, oldest first."""
+    numbered = re.compile(re.escape(name) + r"_(\d+)" + re.escape(STATE_ENDING))
+    if not state_folder().is_dir():
+        return []
+    found = {path: numbered.fullmatch(path.name) for path in state_folder().iterdir()}
+    return sorted((path for path in found if found[path]), key=lambda path: int(found[path][1]))
+
+
+def new_state_path(name: str) -> Path:
+    """`<name>_<number>` with the number after the last one in use."""
+    last = saved_states(name)
+    number = int(last[-1].name[len(name) + 1 : -len(STATE_ENDING)]) + 1 if last else 1
+    return state_folder() / f"{name}_{number:05}{STATE_ENDING}"
+
+
+def workspace() -> Path:
+    """Folder of sessions, finished lessons and prior pictures, out of reach of ComfyUI's routes."""
+    return Path(folder_paths.get_system_user_directory("lifelong"))
+
+
+def lora_folder() -> Path:
+    """The first of ComfyUI's LoRA folders."""
+    return Path(folder_paths.get_folder_paths("loras")[0])
+
+
+def embedding_folder() -> Path:
+    """The first of ComfyUI's embedding folders."""
+    return Path(folder_paths.get_folder_paths("embeddings")[0])
+
+
+def checked_file_name(name: str) -> str:
+    """`name` unless it could leave the folder or trouble a file system: then InputError."""
+    if not isinstance(name, str) or not FILE_NAME.fullmatch(name):
+        raise InputError(
+            f"File name {name!r} cannot be used: write 1 to 64 letters a-z or A-Z, digits, '_' "
+            "or '-', without folder and ending."
+        )
+    return name
+
+
+def _state_roots() -> list[str]:
+    return [str(path) for path in folder_paths.get_folder_paths(STATES)]

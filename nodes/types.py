@@ -1,0 +1,9 @@
+"""Link types of this pack. ComfyUI matches them by their string."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+LIFELONG_STATE = "LIFELONG_STATE"
+
+LifelongStateType = io.Custom(LIFELONG_STATE)
