@@ -1,0 +1,133 @@
+"""The frozen base model: UNet, text encoders, VAE and noise schedule as one object."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from ..errors import InputError
+from ..prompts import Conditioning, TextStack
+from .codec import LatentCodec
+from .families import DOWNSCALE, Family
+from .schedule import NoiseSchedule
+
+_SAMPLES_PER_TENSOR = 96
+
+
+class Backbone:
+    """A base model. All weights are frozen and in eval mode; nothing here ever writes to them.
+
+    `fingerprint` tells base models apart. It is taken once, when the object is made.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        unet: UNet2DConditionModel,
+        text: TextStack,
+        codec: LatentCodec,
+        schedule: NoiseSchedule,
+    ) -> None:
+        self.family = family.for_prediction(schedule.prediction_type)
+        self.unet = unet.requires_grad_(False).eval()
+        self.text = text
+        self.codec = codec
+        self.schedule = schedule
+        self.fingerprint = fingerprint(family.name, schedule.prediction_type, unet)
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Backbone:
+        """Move in place and return self. `dtype` is for UNet and text encoders, not the VAE."""
+        self.unet.to(device=device, dtype=dtype)
+        self.text.to(device=device, dtype=dtype)
+        if device is not None:
+            self.codec = self.codec.to(device)
+            self.schedule = self.schedule.to(device)
+        return self
+
+    def gradient_checkpointing(self, enabled: bool) -> None:
+        """Trade time for memory in the UNet's backward pass. Results are the same.
+
+        Train mode, which older diffusers ask for, changes nothing else: the UNet has no dropout.
+        """
+        if enabled:
+            self.unet.enable_gradient_checkpointing()
+        else:
+            self.unet.disable_gradient_checkpointing()
+        self.unet.train(enabled)
+
+    def predict(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """The model's own output (noise or v) [B, 4, h, w] for noised latents [B, 4, h, w].
+
+        `timesteps` [B] integers in [0, 999]. `size` (height, width in pixels) is what SDXL is
+        told about the picture; left out, it follows from the latents. Runs in the UNet's dtype;
+        raises InputError when the conditioning does not fit the family.
+        """
+        self._check(latents, conditioning)
+        inputs = conditioning.to(self.device, self.dtype)
+        extra: dict[str, Tensor] | None = None
+        if inputs.pooled is not None:
+            height, width = size or (latents.shape[2] * DOWNSCALE, latents.shape[3] * DOWNSCALE)
+            ids = [height, width, 0, 0, height, width]
+            time_ids = torch.tensor([ids], device=self.device, dtype=self.dtype)
+            extra = {
+                "text_embeds": inputs.pooled,
+                "time_ids": time_ids.expand(latents.shape[0], -1),
+            }
+        return self.unet(
+            latents.to(self.device, self.dtype),
+            timesteps.to(self.device),
+            inputs.context,
+            added_cond_kwargs=extra,
+            return_dict=False,
+        )[0]
+
+    def _check(self, latents: Tensor, conditioning: Conditioning) -> None:
+        width = self.family.unet["cross_attention_dim"]
+        wants_pooled = any(config.pooled for config in self.family.text)
+        if (
+            conditioning.context.shape[2] != width
+            or len(conditioning) != latents.shape[0]
+            or (conditioning.pooled is not None) != wants_pooled
+        ):
+            pooled = "with" if wants_pooled else "without"
+            raise InputError(
+                f"The conditioning {tuple(conditioning.context.shape)} does not fit "
+                f"{latents.shape[0]} latents of {self.family.label}, which needs "
+                f"[{latents.shape[0]}, tokens, {width}] {pooled} a pooled part. "
+                "Encode the prompts with this base model's own text encoders."
+            )
+
+
+def fingerprint(family: str, prediction_type: str, unet: UNet2DConditionModel) -> str:
+    """A name for a base model, such as `sd1-epsilon-0f3a91c2b4d5e6f7`.
+
+    Hashes the signs of up to 96 weights of every UNet tensor, evenly spaced: rounding to fp16,
+    bf16 or fp8 keeps every sign, while fine-tuning turns some of the hundred thousand.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(unet.state_dict().items()):
+        flat = value.detach().reshape(-1)
+        step = max(1, flat.numel() // _SAMPLES_PER_TENSOR)
+        signs = torch.signbit(flat[::step][:_SAMPLES_PER_TENSOR])
+        digest.update(f"{name} {flat.numel()} ".encode())
+        digest.update(bytes(signs.to("cpu", torch.uint8).tolist()))
+    return f"{family}-{prediction_type}-{digest.hexdigest()[:16]}"
