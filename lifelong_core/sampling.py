@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from .backbone import Backbone, Conditioning, NoiseSchedule
-from .backbone.families import DOWNSCALE
+from .backbone.families import DOWNSCALE, LATENT_CHANNELS
 from .errors import InputError
 from .prompts import ConceptVectors
 from .seeding import generator
@@ -46,27 +48,26 @@ def generate(
     height, width = size or (family.default_size, family.default_size)
     _check(steps, batch_size, height, width)
     scale = family.guidance if guidance is None else guidance
-    encoded, unconditional = _encode(backbone, prompts, negative, vectors or {}, autocast)
-    shape = (backbone.unet.config.in_channels, height // DOWNSCALE, width // DOWNSCALE)
-    total = steps * -(-len(prompts) // batch_size)
+    with _autocast(backbone, autocast):
+        encoded = backbone.text.encode(prompts, vectors)
+        unconditional = backbone.text.encode([negative], vectors)
+    sampler = _Sampler(backbone, unconditional, steps, scale, (height, width), autocast)
+    total = steps * math.ceil(len(prompts) / batch_size)
+    done = 0
+
+    def report() -> None:
+        nonlocal done
+        done += 1
+        if on_progress is not None:
+            on_progress(done, total)
+
+    shape = (LATENT_CHANNELS, height // DOWNSCALE, width // DOWNSCALE)
     finished: list[Tensor] = []
     for start in range(0, len(prompts), batch_size):
-        indices = range(start, min(start + batch_size, len(prompts)))
-        noise = torch.stack(
-            [torch.randn(shape, generator=generator(seed, "noise", i)) for i in indices]
-        )
-        done = steps * (start // batch_size)
-        latents = _denoise(
-            backbone,
-            noise.to(backbone.device),
-            encoded[slice(start, start + len(indices))],
-            unconditional,
-            steps,
-            scale,
-            (height, width),
-            autocast,
-            (lambda step, done=done: on_progress(done + step, total)) if on_progress else None,
-        )
+        part = encoded[slice(start, start + batch_size)]
+        indices = range(start, start + len(part))
+        noise = [torch.randn(shape, generator=generator(seed, "noise", i)) for i in indices]
+        latents = sampler.run(torch.stack(noise).to(backbone.device), part, report)
         finished.append((latents if as_latents else backbone.codec.decode(latents)).float().cpu())
     return torch.cat(finished)
 
@@ -83,50 +84,43 @@ def _check(steps: int, batch_size: int, height: int, width: int) -> None:
         )
 
 
-def _encode(
-    backbone: Backbone,
-    prompts: Sequence[str],
-    negative: str,
-    vectors: Mapping[str, ConceptVectors],
-    autocast: torch.dtype | None,
-) -> tuple[Conditioning, Conditioning]:
-    with _autocast(backbone, autocast):
-        encoded = backbone.text.encode(prompts, vectors)
-        return encoded, backbone.text.encode([negative], vectors)
+@dataclass(frozen=True)
+class _Sampler:
+    """One way of sampling: everything but the noise and the prompts."""
 
+    backbone: Backbone
+    unconditional: Conditioning
+    steps: int
+    guidance: float
+    size: tuple[int, int]
+    autocast: torch.dtype | None
 
-def _denoise(
-    backbone: Backbone,
-    latents: Tensor,
-    conditioning: Conditioning,
-    unconditional: Conditioning,
-    steps: int,
-    guidance: float,
-    size: tuple[int, int],
-    autocast: torch.dtype | None,
-    on_step: Callable[[int], None] | None,
-) -> Tensor:
-    """From noise to clean latents, both [B, 4, h, w] fp32."""
-    count = len(latents)
-    guided = guidance != 1.0
-    inputs = conditioning
-    if guided:
-        repeated = unconditional[torch.zeros(count, dtype=torch.long)]
-        inputs = Conditioning.cat([repeated, conditioning])
-    scheduler = solver(backbone.schedule)
-    scheduler.set_timesteps(steps, device=latents.device)
-    for number, t in enumerate(scheduler.timesteps, start=1):
-        batch = torch.cat([latents, latents]) if guided else latents
-        timesteps = t.expand(len(batch))
-        with _autocast(backbone, autocast):
-            output = backbone.predict(batch, timesteps, inputs, size).float()
-        if guided:
-            without, with_prompt = output.chunk(2)
-            output = without + guidance * (with_prompt - without)
-        latents = scheduler.step(output, t, latents, return_dict=False)[0]
-        if on_step is not None:
-            on_step(number)
-    return latents
+    def run(
+        self, latents: Tensor, conditioning: Conditioning, on_step: Callable[[], None]
+    ) -> Tensor:
+        """From noise to clean latents, both [B, 4, h, w] fp32."""
+        inputs = conditioning
+        if self.guidance != 1.0:
+            repeated = self.unconditional[torch.zeros(len(latents), dtype=torch.long)]
+            inputs = Conditioning.cat([repeated, conditioning])
+        scheduler = solver(self.backbone.schedule)
+        scheduler.set_timesteps(self.steps, device=latents.device)
+        for t in scheduler.timesteps:
+            output = self._predict(latents, t, inputs)
+            latents = scheduler.step(output, t, latents, return_dict=False)[0]
+            on_step()
+        return latents
+
+    def _predict(self, latents: Tensor, t: Tensor, inputs: Conditioning) -> Tensor:
+        """The guided output [B, 4, h, w] fp32; `inputs` holds the unconditional rows first."""
+        batch = latents.repeat(len(inputs) // len(latents), 1, 1, 1)
+        with _autocast(self.backbone, self.autocast):
+            timesteps = t.expand(len(batch))
+            output = self.backbone.predict(batch, timesteps, inputs, self.size).float()
+        if self.guidance == 1.0:
+            return output
+        without, with_prompt = output.chunk(2)
+        return without + self.guidance * (with_prompt - without)
 
 
 def solver(schedule: NoiseSchedule) -> DPMSolverMultistepScheduler:

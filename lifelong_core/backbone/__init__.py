@@ -3,8 +3,10 @@
 from ..prompts.conditioning import Conditioning
 from .codec import LatentCodec, VaeCodec
 from .families import FAMILIES, Family, family_named
+from .load import backbone_from_parts, load_backbone
 from .model import Backbone, fingerprint
 from .randomized import random_backbone
+from .save import save_single_file
 from .schedule import NoiseSchedule
 
 __all__ = [
@@ -15,7 +17,10 @@ __all__ = [
     "LatentCodec",
     "NoiseSchedule",
     "VaeCodec",
+    "backbone_from_parts",
     "family_named",
     "fingerprint",
+    "load_backbone",
     "random_backbone",
+    "save_single_file",
 ]

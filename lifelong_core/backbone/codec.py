@@ -20,10 +20,6 @@ class LatentCodec(Protocol):
         """Pictures, clamped to [0, 1]."""
         ...
 
-    def to(self, device: torch.device | str) -> LatentCodec:
-        """Move to `device` in place."""
-        ...
-
 
 class VaeCodec:
     """A diffusers VAE as codec: AutoencoderKL (SD1, SD2, SDXL) or AutoencoderTiny (demo).

@@ -12,6 +12,7 @@ from ..prompts.clip import EOS, ClipConfig
 
 DOWNSCALE = 8
 """Pixels per latent cell along each side, in every family."""
+LATENT_CHANNELS = 4
 
 
 @dataclass(frozen=True)

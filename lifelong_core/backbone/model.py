@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..prompts import Conditioning, TextStack
-from .codec import LatentCodec
+from .codec import LatentCodec, VaeCodec
 from .families import DOWNSCALE, Family
 from .schedule import NoiseSchedule
 
@@ -49,11 +49,15 @@ class Backbone:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Backbone:
-        """Move in place and return self. `dtype` is for UNet and text encoders, not the VAE."""
+        """Move in place and return self. `dtype` is for UNet and text encoders, not the VAE.
+
+        A codec that is not ours (ComfyUI's VAE) looks after its own device.
+        """
         self.unet.to(device=device, dtype=dtype)
         self.text.to(device=device, dtype=dtype)
         if device is not None:
-            self.codec = self.codec.to(device)
+            if isinstance(self.codec, VaeCodec):
+                self.codec.to(device)
             self.schedule = self.schedule.to(device)
         return self
 

@@ -68,7 +68,7 @@ def _randomize(
             return _normal(parameter, _EMBEDDING_SPREAD, seed, label, name)
         if isinstance(owner, (nn.LayerNorm, nn.GroupNorm)):
             return _normal(parameter, _NORM_SPREAD, seed, label, name) + float(is_weight)
-        bound = 1.0 / math.sqrt(owner.weight[0].numel())
+        bound = 1.0 / math.sqrt(owner.get_parameter("weight")[0].numel())
         value = torch.empty(parameter.shape)
         return value.uniform_(-bound, bound, generator=generator(seed, label, name))
 
