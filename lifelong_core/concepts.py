@@ -13,6 +13,7 @@ from torch import Tensor
 from .errors import InputError
 from .files import content_hash
 from .frozen import frozen_tensors
+from .images import fit
 
 if TYPE_CHECKING:
     from .prompts import TextStack
@@ -46,7 +47,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class ConceptTask:
-    """The input of one lesson: pictures [n, 3, H, W] in [0, 1], one caption each. See `make_task`."""
+    """One lesson's input: pictures [n, 3, H, W] in [0, 1], one caption each. See `make_task`."""
 
     token: str
     noun: str
@@ -89,8 +90,6 @@ def make_task(
 
     Raises InputError for unusable names, no or broken pictures, missing or unfit captions.
     """
-    from .images import fit
-
     noun = noun.strip()
     check_names(token, noun)
     pictures = [_checked_picture(image, number) for number, image in enumerate(images, 1)]

@@ -64,7 +64,7 @@ class AdapterSpec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> AdapterSpec:
-        """The inverse of `to_json`. Raises InputError for fields that this version does not know."""
+        """The inverse of `to_json`. Raises InputError for fields that are unknown here."""
         try:
             return cls(**value)
         except TypeError as error:
@@ -77,7 +77,7 @@ class AdapterSpec:
 
 
 def check_layout(spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> None:
-    """Raise StateError unless `tensors` are pairs "….down" [r, in] and "….up" [out, r] of `spec`."""
+    """Raise StateError unless `tensors` are pairs "….down" [r, in], "….up" [out, r] of `spec`."""
     modules = {key.rsplit(".", 1)[0] for key in tensors}
     for module in sorted(modules):
         down, up = tensors.get(f"{module}.down"), tensors.get(f"{module}.up")

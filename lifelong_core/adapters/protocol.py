@@ -1,0 +1,58 @@
+"""What every kind of adapter offers to training, consolidation and export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor, nn
+
+from .layers import Forward
+from .spec import AdapterSpec
+
+if TYPE_CHECKING:
+    from ..backbone import Backbone
+
+
+class Adapter(Protocol):
+    """Trainable weights that change a frozen base model while they are attached to it.
+
+    Nothing is ever written to the base weights: detached, or at `strength` 0, the base model
+    gives the same bits as before.
+    """
+
+    spec: AdapterSpec
+    strength: float
+
+    def attach(self, backbone: Backbone) -> None:
+        """Change the outputs of `backbone`. StateError when its layers do not fit or are taken."""
+        ...
+
+    def detach(self) -> None:
+        """Undo `attach`; nothing happens when not attached."""
+        ...
+
+    def attached(self, backbone: Backbone) -> AbstractContextManager[None]:
+        """Attach for the duration of a `with` block."""
+        ...
+
+    def forwards(self, layers: Mapping[str, nn.Linear]) -> dict[str, Forward]:
+        """Adapted forward of each layer: for code that mixes several adapters on one model."""
+        ...
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Trainable fp32 weights, named "<layer key>.<part>"."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Detached copies of all weights, by the names of `named_parameters`."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take the weights of `state`. Raises StateError for other names or shapes."""
+        ...
+
+    def deltas(self) -> dict[str, Tensor]:
+        """Layer key -> ΔW [out, in] at strength 1, differentiable in the weights."""
+        ...
