@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -41,7 +42,9 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
             "Check that the folder can be written and that the disk has room."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where a file stands in the folder's place, there is nothing to remove either.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return path
 
 
