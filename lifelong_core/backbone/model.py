@@ -53,7 +53,8 @@ class Backbone:
 
         A codec that is not ours (ComfyUI's VAE) looks after its own device.
         """
-        self.unet.to(device=device, dtype=dtype)
+        # diffusers warns about every cast, also about one to dtype None.
+        self.unet.to(**({"dtype": dtype} if dtype is not None else {}), device=device)
         self.text.to(device=device, dtype=dtype)
         if device is not None:
             if isinstance(self.codec, VaeCodec):
