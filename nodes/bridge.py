@@ -7,8 +7,9 @@ of them, on ComfyUI's device, and gives the memory back afterwards.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -17,7 +18,10 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
-from ..lifelong_core.backbone import Backbone, backbone_from_parts
+from ..lifelong_core.backbone import Backbone, Family, backbone_from_parts, fingerprint
+from ..lifelong_core.backbone.detect import refuse_foreign, unet_family
+from ..lifelong_core.backbone.keys import unet_diffusers_to_ldm
+from ..lifelong_core.backbone.modules import empty_unet, shapes_of
 from ..lifelong_core.errors import ModelError
 from .codec import ComfyCodec
 
@@ -38,16 +42,17 @@ def training_backbone(model: Any, clip: Any, vae: Any) -> Iterator[Backbone]:
     _check_model(model)
     _check_clip(clip)
     codec = ComfyCodec(vae, model.model.latent_format)
-    prediction_type = _prediction_type(model)
-    device = model.load_device
-    comfy.model_management.unload_all_models()
+    prediction_type, zero_terminal_snr = _sampling(model)
+    with torch.inference_mode():  # ComfyUI's weights are inference tensors: move them as such.
+        comfy.model_management.unload_all_models()
     backbone = backbone_from_parts(
-        _weights(model, "diffusion_model.", model.model.diffusion_model.state_dict()),
+        _unet_weights(model),
         [_encoder_weights(clip, name) for name in _encoders(clip)],
         codec,
         prediction_type=prediction_type,
         dtype=_dtype(model),
-        device=device,
+        device=model.load_device,
+        zero_terminal_snr=zero_terminal_snr,
     )
     try:
         yield backbone
@@ -56,6 +61,27 @@ def training_backbone(model: Any, clip: Any, vae: Any) -> Iterator[Backbone]:
         backbone.to(device="meta")
         gc.collect()
         comfy.model_management.soft_empty_cache()
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """What a state asks of a base model, without a copy of its weights."""
+
+    family: Family
+    fingerprint: str
+
+
+def base_model(model: Any) -> BaseModel:
+    """Family and fingerprint of a MODEL. Raises ModelError for models of no known family."""
+    _check_model(model)
+    weights = _unet_weights(model)
+    shapes = {key: tuple(weight.shape) for key, weight in weights.items()}
+    refuse_foreign(shapes, "The UNet")
+    family = unet_family(shapes, "The UNet")
+    unet = empty_unet(family)
+    names = unet_diffusers_to_ldm(family.name)
+    unet.load_state_dict({name: weights[names[name]] for name in shapes_of(unet)}, assign=True)
+    return BaseModel(family, fingerprint(family.name, _sampling(model)[0], unet))
 
 
 def _check_model(model: Any) -> None:
@@ -101,48 +127,64 @@ def _check_precision(name: str, module: torch.nn.Module) -> None:
             )
 
 
-def _prediction_type(model: Any) -> str:
+def _sampling(model: Any) -> tuple[str, bool]:
+    """What the MODEL predicts, and whether its schedule ends in pure noise."""
     sampling = model.get_model_object("model_sampling")
     kinds = {
         comfy.model_sampling.EPS.calculate_denoised: "epsilon",
         comfy.model_sampling.V_PREDICTION.calculate_denoised: "v_prediction",
     }
     kind = kinds.get(type(sampling).calculate_denoised)
-    usual = comfy.model_sampling.ModelSamplingDiscrete().sigmas
-    sigmas = getattr(sampling, "sigmas", None)
-    same = sigmas is not None and sigmas.shape == usual.shape
-    if kind is None or not same or not torch.allclose(sigmas.cpu(), usual, rtol=1e-3):
-        raise ModelError(
-            "This MODEL samples with another noise schedule or prediction than Stable Diffusion's "
-            "(LCM, zero terminal SNR or the like). Link the MODEL as it is before the node that "
-            "changes its sampling."
-        )
-    return kind
+    sigmas = getattr(sampling, "sigmas", torch.empty(0)).cpu()
+    for zero_terminal_snr in (False, True):
+        usual = comfy.model_sampling.ModelSamplingDiscrete(zsnr=zero_terminal_snr).sigmas
+        if kind and sigmas.shape == usual.shape and torch.allclose(sigmas, usual, rtol=1e-3):
+            return kind, zero_terminal_snr
+    raise ModelError(
+        "This MODEL samples with another noise schedule or prediction than Stable Diffusion's "
+        "(LCM or the like). Link the MODEL as it is before the node that changes its sampling."
+    )
 
 
 def _dtype(model: Any) -> torch.dtype:
     return torch.float32 if model.load_device.type == "cpu" else model.model.get_dtype()
 
 
+def _unet_weights(model: Any) -> Mapping[str, Tensor]:
+    return _Weights(model, "diffusion_model.", model.model.diffusion_model.state_dict())
+
+
 def _encoders(clip: Any) -> list[str]:
     return [name for name in ENCODERS if hasattr(clip.cond_stage_model, name)]
 
 
-def _encoder_weights(clip: Any, name: str) -> dict[str, Tensor]:
+def _encoder_weights(clip: Any, name: str) -> Mapping[str, Tensor]:
     transformer = getattr(clip.cond_stage_model, name).transformer
     state = transformer.state_dict()
     if name == "clip_l":  # Stable Diffusion has no projection here; ComfyUI's is never filled.
         state.pop("text_projection.weight", None)
-    return _weights(clip.patcher, f"{name}.transformer.", state)
+    return _Weights(clip.patcher, f"{name}.transformer.", state)
 
 
-def _weights(patcher: Any, prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`state`, with the patches of `patcher` applied by ComfyUI's own calculation."""
-    return {
-        key: patcher.patch_weight_to_device(
-            prefix + key, device_to=patcher.load_device, return_weight=True
+class _Weights(Mapping[str, Tensor]):
+    """`state` with the patches of `patcher` merged, one weight at a time, by ComfyUI's own
+    calculation."""
+
+    def __init__(self, patcher: Any, prefix: str, state: dict[str, Tensor]) -> None:
+        self.patcher = patcher
+        self.prefix = prefix
+        self.state = state
+
+    def __getitem__(self, key: str) -> Tensor:
+        name = self.prefix + key
+        if name not in self.patcher.patches:
+            return self.state[key]
+        return self.patcher.patch_weight_to_device(
+            name, device_to=self.patcher.load_device, return_weight=True
         )
-        if prefix + key in patcher.patches
-        else weight
-        for key, weight in state.items()
-    }
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.state)
+
+    def __len__(self) -> int:
+        return len(self.state)

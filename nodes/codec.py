@@ -44,3 +44,7 @@ class ComfyCodec:
         with torch.inference_mode():
             images = self.vae.decode(self.latent_format.process_out(latents.float()))
         return images.clone().float().movedim(-1, 1).clamp(0.0, 1.0).contiguous()
+
+    def to(self, device: torch.device | str) -> ComfyCodec:
+        """ComfyUI alone moves its VAE; nothing to do."""
+        return self

@@ -5,9 +5,16 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .demo_model import register_demo_model
+from .export_lora import ExportLifelongLora
 from .folders import register_state_folders
+from .state_nodes import ApplyLifelongState, LoadLifelongState, SaveLifelongState
 
-NODES: list[type[io.ComfyNode]] = []
+NODES: list[type[io.ComfyNode]] = [
+    SaveLifelongState,
+    LoadLifelongState,
+    ApplyLifelongState,
+    ExportLifelongLora,
+]
 
 
 class LifelongExtension(ComfyExtension):

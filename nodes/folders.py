@@ -7,11 +7,10 @@ from pathlib import Path
 
 import folder_paths
 
-from ..lifelong_core.errors import FileError, InputError
+from ..lifelong_core.errors import FileError
 
 STATES = "lifelong"
 STATE_ENDING = ".lifelong.safetensors"
-FILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def register_state_folders() -> None:
@@ -60,26 +59,6 @@ def new_state_path(name: str) -> Path:
 def workspace() -> Path:
     """Folder of sessions, finished lessons and prior pictures, out of reach of ComfyUI's routes."""
     return Path(folder_paths.get_system_user_directory("lifelong"))
-
-
-def lora_folder() -> Path:
-    """The first of ComfyUI's LoRA folders."""
-    return Path(folder_paths.get_folder_paths("loras")[0])
-
-
-def embedding_folder() -> Path:
-    """The first of ComfyUI's embedding folders."""
-    return Path(folder_paths.get_folder_paths("embeddings")[0])
-
-
-def checked_file_name(name: str) -> str:
-    """`name` unless it could leave the folder or trouble a file system: then InputError."""
-    if not isinstance(name, str) or not FILE_NAME.fullmatch(name):
-        raise InputError(
-            f"File name {name!r} cannot be used: write 1 to 64 letters a-z or A-Z, digits, '_' "
-            "or '-', without folder and ending."
-        )
-    return name
 
 
 def _state_roots() -> list[str]:

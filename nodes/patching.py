@@ -17,7 +17,7 @@ import comfy.sd
 from torch import Tensor
 
 from ..lifelong_core.errors import ModelError
-from ..lifelong_core.sharing import lora_state_dict
+from ..lifelong_core.sharing.lora import lora_state_dict
 from ..lifelong_core.state import LifelongState
 
 ATTACHMENT = "lifelong"
@@ -38,7 +38,7 @@ def apply_state(model: Any, clip: Any, state: LifelongState) -> tuple[Any, Any]:
     Raises ModelError when a layer of the state does not exist in MODEL or CLIP.
     """
     model, clip = remove_state(model), remove_state(clip)
-    lora = lora_state_dict(state, state.family)
+    lora = lora_state_dict(state)
     before = _patches(model), _patches(clip.patcher)
     model, clip = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
     tokens = tuple(concept.token for concept in state.concepts)

@@ -8,9 +8,11 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..lifelong_core.errors import FileError
+from ..lifelong_core.sharing.naming import check_file_name
 from ..lifelong_core.state import LifelongState, load_state, save_state
-from .folders import checked_file_name, new_state_path, saved_states, state_files, state_path
-from .patching import apply_state
+from .bridge import base_model
+from .folders import new_state_path, saved_states, state_files, state_path
+from .patching import apply_state, remove_state
 from .types import LifelongStateType
 
 CATEGORY = "lifelong/state"
@@ -40,16 +42,12 @@ class SaveLifelongState(io.ComfyNode):
                     "added, so earlier files are never overwritten.",
                 ),
             ],
-            outputs=[
-                LifelongStateType.Output(
-                    "saved_state", display_name="state", tooltip="The same state, to link further."
-                )
-            ],
+            outputs=[LifelongStateType.Output("state", tooltip="The same state, to link further.")],
         )
 
     @classmethod
     def execute(cls, state: LifelongState, name: str) -> io.NodeOutput:
-        checked_file_name(name)
+        check_file_name(name, "Name")
         path = _newest_equal(name, state) or save_state(state, new_state_path(name))
         concepts = ", ".join(concept.phrase for concept in state.concepts)
         return io.NodeOutput(state, ui=ui.PreviewText(f"{path.name}: {concepts}"))
@@ -109,10 +107,9 @@ class ApplyLifelongState(io.ComfyNode):
                 LifelongStateType.Input("state", tooltip="The state whose concepts to use."),
             ],
             outputs=[
-                io.Model.Output("model_out", display_name="model", tooltip="Knows the concepts."),
+                io.Model.Output("model", tooltip="Knows the concepts."),
                 io.Clip.Output(
-                    "clip_out",
-                    display_name="clip",
+                    "clip",
                     tooltip="Knows the tokens: write embedding:<token> <noun> in a prompt.",
                 ),
             ],
@@ -122,6 +119,7 @@ class ApplyLifelongState(io.ComfyNode):
     def execute(
         cls, model: io.Model.Type, clip: io.Clip.Type, state: LifelongState
     ) -> io.NodeOutput:
+        state.require_backbone(base_model(remove_state(model)))
         return io.NodeOutput(*apply_state(model, clip, state))
 
 
