@@ -25,3 +25,20 @@ class FileError(LifelongError, OSError):
 
 class TrainingError(LifelongError):
     """Training had to stop (loss not finite, out of memory); the last finite weights are kept."""
+
+
+class SetupError(LifelongError):
+    """The environment, ComfyUI or the browser is missing or does not start."""
+
+
+class WorkflowError(LifelongError):
+    """A running ComfyUI refused, failed or stopped a workflow.
+
+    `kind` is "refused", "failed", "interrupted", "timeout" or "lost" (the server went away);
+    `details` holds what ComfyUI said.
+    """
+
+    def __init__(self, message: str, kind: str, details: object = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.details = details

@@ -1,0 +1,116 @@
+"""`python -m lifelong_core demo`: from a fresh clone to pictures of a concept just learned."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..errors import SetupError
+from .client import RunResult
+from .comfyui import locate_or_fetch
+from .console import ended_by_signals, say
+from .convert import to_api
+from .environment import enter
+from .pack import prepare_base
+from .paths import BASE, DEMO_OUTPUT, DEMO_WEIGHTS, WORKFLOWS
+from .progress import ProgressLines
+from .server import ComfyServer
+
+WORKFLOW = WORKFLOWS / "learn_concept.json"
+STREAM_SEED = 2
+PHOTOS = 5
+
+PICTURE = "pictures that ComfyUI made"
+KINDS = (
+    ("models/loras", "*.safetensors", "the LoRA, for Load LoRA and other programs"),
+    ("models/loras", "*.png", "its preview"),
+    ("models/embeddings", "*.safetensors", "the concept's word, for prompts (embeddings folder)"),
+    ("output/lifelong", "*.safetensors", "all that was learned, to go on teaching from"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No options."""
+
+
+def run(_arguments: argparse.Namespace) -> int:
+    """Set up, run the workflow in a real ComfyUI, copy what it made and say what that is."""
+    code = enter(["demo"], "demo")
+    if code is not None:
+        return code
+    comfyui = locate_or_fetch()
+    prepare_demo(BASE)
+    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    say("Starting ComfyUI.")
+    with ended_by_signals(), ComfyServer(comfyui, BASE) as server:
+        prompt = to_api(workflow, server.object_info())
+        say(f"Running {WORKFLOW.name} on {'the CPU' if server.cpu else 'the GPU'}:")
+        result = server.run(prompt, timeout=3600, on_event=ProgressLines(prompt))
+        made = collect(server, result, DEMO_OUTPUT)
+    tell(made)
+    return 0
+
+
+def prepare_demo(base: Path) -> None:
+    """A base directory with the pack, the demo model and the concepts' pictures."""
+    if not DEMO_WEIGHTS.is_file():
+        raise SetupError(f"The demo model is missing: {DEMO_WEIGHTS}. Clone the repository again.")
+    prepare_base(base)
+    prepare_demo_inputs(base / "input")
+
+
+def prepare_demo_inputs(folder: Path) -> None:
+    """Photos of the five toys of one stream of the demo world: `folder/demo_<noun>/photo_<n>.png`.
+
+    One folder per toy, as the stock folder loaders read them. Photos that are there stay.
+    """
+    from ..world.streams import toys5
+
+    for toy in toys5(STREAM_SEED):
+        names = (f"demo_{toy.noun}/photo_{number}.png" for number in range(1, PHOTOS + 1))
+        paths = [folder / name for name in names]
+        if not all(path.is_file() for path in paths):
+            for path, photo in zip(paths, toy.photos(PHOTOS), strict=True):
+                _write_png(path, photo)
+
+
+def _write_png(path: Path, photo: Any) -> None:
+    """A tensor [3, H, W] in [0, 1] as a picture file."""
+    from PIL import Image
+
+    from ..files import atomic_write
+
+    pixels = (photo.permute(1, 2, 0) * 255).round().byte().numpy()
+    atomic_write(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"))
+
+
+def collect(server: ComfyServer, result: RunResult, target: Path) -> list[tuple[str, Path]]:
+    """Copy the run's pictures, and the files that its nodes name in their reports, to `target`.
+
+    Returns what each is, in plain words, with its copy.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    found = [(PICTURE, path) for path in server.files(result)]
+    named = {word for text in reports(result) for word in text.split()}
+    for folder, pattern, what in KINDS:
+        paths = sorted(server.folder(folder).glob(pattern))
+        found += [(what, path) for path in paths if path.name in named]
+    return [(what, Path(shutil.copy2(path, target / path.name))) for what, path in found]
+
+
+def reports(result: RunResult) -> list[str]:
+    """The texts that nodes show."""
+    return [text for output in result.outputs.values() for text in output.get("text", ())]
+
+
+def tell(made: list[tuple[str, Path]]) -> None:
+    """Say what lies in the output folder."""
+    say(f"\nDone. In {DEMO_OUTPUT}:")
+    for what in dict.fromkeys(what for what, _ in made):
+        say(f"  {what}:")
+        for path in (path for kind, path in made if kind == what):
+            say(f"    {path.name}")
+    say("\nTo try it by hand in ComfyUI's web page: make ui (python -m lifelong_core ui).")

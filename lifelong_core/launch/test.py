@@ -1,0 +1,36 @@
+"""`python -m lifelong_core test`: set up, then lint and all tests, with ComfyUI and Chromium."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from . import lint
+from .browser import find_or_install_chromium
+from .comfyui import locate_or_fetch
+from .console import call, ended_by_signals, say
+from .environment import enter
+from .paths import ROOT
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What follows goes to pytest."""
+    parser.add_argument("pytest", nargs=argparse.REMAINDER, help="arguments for pytest")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0 when lint and tests are content."""
+    code = enter(["test", *arguments.pytest], "test")
+    if code is not None:
+        return code
+    comfyui = locate_or_fetch()
+    say(f"ComfyUI: {comfyui.path}")
+    say(f"Chromium: {find_or_install_chromium()}")
+    os.chdir(ROOT)
+    with ended_by_signals():
+        complaints = lint.check()
+        tests = call([sys.executable, "-m", "pytest", *arguments.pytest])
+    if complaints:
+        say("The tests ran, but lint complained; see above them.")
+    return tests or complaints
