@@ -1,0 +1,71 @@
+"""A state's adapter and tokens as named tensors: what the LoRA and embedding files hold."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..concepts import Concept
+from ..errors import StateError
+from ..state import LifelongState
+from .naming import kohya_name, layers, text_prefixes
+
+BUNDLE = "bundle_emb"
+SINGLE = "string_to_param.*"
+"""Name of the only vector of a bundled embedding, for models with one text encoder."""
+
+EMBEDDING = "emb_params"
+"""The same in an embedding's own file."""
+
+
+def lora_state_dict(state: LifelongState) -> dict[str, Tensor]:
+    """The state's LoRA in kohya names: `.lora_down.weight` [rank, in], `.lora_up.weight`
+    [out, rank] and `.alpha` [] per layer, fp32 on the CPU; ΔW = (alpha / rank) · up @ down.
+
+    Every key is a layer: `comfy.sd.load_lora_for_models` takes it as it is.
+
+    Raises StateError when a layer is none of the family's, or of another size.
+    """
+    tensors: dict[str, Tensor] = {}
+    for layer in dict.fromkeys(key.rsplit(".", 1)[0] for key in state.adapter):
+        name = kohya_name(layer, state.family)
+        down, up = state.adapter[f"{layer}.down"], state.adapter[f"{layer}.up"]
+        if (up.shape[0], down.shape[1]) != layers(state.family)[layer]:
+            raise StateError(
+                f"The adapter changes {layer} by {up.shape[0]} x {down.shape[1]} weights; in a "
+                f"{state.family} model it has {' x '.join(map(str, layers(state.family)[layer]))}."
+            )
+        tensors[f"{name}.lora_down.weight"] = down.clone()
+        tensors[f"{name}.lora_up.weight"] = up.clone()
+        tensors[f"{name}.alpha"] = torch.tensor(state.adapter_spec.alpha)
+    return tensors
+
+
+def embedding_state_dict(concept: Concept, family: str) -> dict[str, Tensor]:
+    """A concept's vectors [m, width] as in an embedding file.
+
+    Models with one text encoder: `emb_params`; SDXL: `clip_l` and `clip_g`.
+
+    Raises StateError when the vectors are not those of the family's text encoders.
+    """
+    encoders = tuple(text_prefixes(family))
+    if set(concept.vectors) != set(encoders):
+        raise StateError(
+            f"Concept {concept.token!r} has vectors for {', '.join(concept.vectors) or 'nothing'}; "
+            f"a {family} model needs {', '.join(encoders)}."
+        )
+    if len(encoders) == 1:
+        return {EMBEDDING: concept.vectors[encoders[0]].clone()}
+    return {encoder: concept.vectors[encoder].clone() for encoder in encoders}
+
+
+def bundled_state_dict(state: LifelongState) -> dict[str, Tensor]:
+    """All concepts' vectors under `bundle_emb.<token>.…`, to lie in the LoRA file itself.
+
+    A1111, Forge and OneTrainer read them by name from there.
+    """
+    return {
+        f"{BUNDLE}.{concept.token}.{SINGLE if key == EMBEDDING else key}": value
+        for concept in state.concepts
+        for key, value in embedding_state_dict(concept, state.family).items()
+    }
