@@ -18,7 +18,7 @@ def article(word: str) -> str:
 
 
 def style_phrase(style: Style) -> str:
-    """"a photo" for the natural style, "a sepia hatched drawing" and the like otherwise."""
+    """ "a photo" for the natural style, "a sepia hatched drawing" and the like otherwise."""
     return "a photo" if style.is_natural else article(" ".join((*style.words, "drawing")))
 
 

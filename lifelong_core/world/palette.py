@@ -45,9 +45,7 @@ def jittered(colour: RGB, dice: Dice, spread: float = JITTER) -> RGB:
 
 def mix(first: RGB, second: RGB, share: float) -> RGB:
     """`first` with `share` (0..1) of `second`."""
-    red, green, blue = (
-        clamp(a + (b - a) * share) for a, b in zip(first, second, strict=True)
-    )
+    red, green, blue = (clamp(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 

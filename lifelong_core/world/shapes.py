@@ -1,4 +1,4 @@
-"""The nouns of the demo world as polygons in a unit box: x to the right, y down, ground at y = 1."""
+"""The nouns of the demo world as polygons in a unit box: x right, y down, ground at y = 1."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class Shape:
     accent_word: str  # how a caption calls the accent part
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0, steps: int = 28) -> Polygon:
+def ellipse(
+    x: float, y: float, rx: float, ry: float, turn: float = 0.0, steps: int = 28
+) -> Polygon:
     """An ellipse around (x, y) with radii rx, ry, turned clockwise by `turn` degrees."""
     c, s = cos(radians(turn)), sin(radians(turn))
     angles = [2 * pi * step / steps for step in range(steps)]

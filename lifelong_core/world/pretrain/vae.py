@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...seeding import generator
 from .dataset import to_images
@@ -47,13 +46,13 @@ def train_vae(
 
     def loss(step: int) -> Tensor:
         draw = generator(seed, "vae", step)
-        images = random_crops(pictures, draw).to(device).contiguous(
-            memory_format=torch.channels_last
+        images = (
+            random_crops(pictures, draw).to(device).contiguous(memory_format=torch.channels_last)
         )
         noise = torch.randn(BATCH, 4, CROP // 8, CROP // 8, generator=draw).to(device)
         with torch.autocast(images.device.type, torch.bfloat16):
-            latents = vae.encode(images).latents
-            decoded = vae.decode(latents + NOISE * noise).sample
+            latents = vae.encode(images * 2 - 1).latents
+            decoded = vae.decode(latents + NOISE * noise).sample / 2 + 0.5
         return reconstruction_loss(decoded.float(), images) + latent_penalty(latents.float())
 
     stage = Stage(
@@ -78,8 +77,8 @@ def random_crops(pictures: np.ndarray, draw: torch.Generator) -> Tensor:
     # The mean of three draws gathers around the middle, where the objects are.
     middle = torch.rand(BATCH, 2, 3, generator=draw).mean(2) * (size - CROP)
     corner = torch.where(central[:, None], middle, corner).round().int().tolist()
-    crops = [pictures[i, y : y + CROP, x : x + CROP] for i, (y, x) in zip(index, corner, strict=True)]
-    return to_images(np.stack(crops))
+    places = zip(index, corner, strict=True)
+    return to_images(np.stack([pictures[i, y : y + CROP, x : x + CROP] for i, (y, x) in places]))
 
 
 def reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:
@@ -101,6 +100,6 @@ def psnr(vae: AutoencoderTiny, pictures: np.ndarray, device: str = "cpu") -> flo
     errors = []
     for start in range(0, len(pictures), 32):
         images = to_images(pictures[start : start + 32]).to(device)
-        decoded = vae.decode(vae.encode(images).latents).sample.clamp(0, 1)
+        decoded = (vae.decode(vae.encode(images * 2 - 1).latents).sample / 2 + 0.5).clamp(0, 1)
         errors.append((decoded.float() - images).square().mean((1, 2, 3)).cpu())
     return float(-10 * torch.cat(errors).mean().log10())

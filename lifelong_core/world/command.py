@@ -1,0 +1,53 @@
+"""`python -m lifelong_core world …`: make the demo model, and measure it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+
+from .pretrain.run import STAGES, PretrainSettings, pretrain
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the `world` commands."""
+    commands = parser.add_subparsers(dest="world_command", required=True)
+    make = commands.add_parser("pretrain", help="make the demo model from nothing")
+    defaults = PretrainSettings(Path(), Path())
+    make.add_argument("--folder", type=Path, default=Path(".cache/world"), help="working folder")
+    make.add_argument("--weights", type=Path, default=WEIGHTS, help="where the results go")
+    make.add_argument("--hours", type=float, default=defaults.hours, help="budget of training")
+    make.add_argument("--scenes", type=int, default=defaults.scenes, help="pictures to learn from")
+    make.add_argument("--batch", type=int, default=defaults.batch, help="pictures per UNet step")
+    make.add_argument("--vae-width", type=int, default=defaults.vae_width, choices=(32, 48, 64))
+    make.add_argument("--workers", type=int, default=defaults.workers, help="rendering processes")
+    make.add_argument("--threads", type=int, default=torch.get_num_threads())
+    make.add_argument("--seed", type=int, default=defaults.seed)
+    make.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    make.add_argument("--until", choices=STAGES, default=STAGES[-1], help="last stage to run")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the chosen command; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)  # denormals in convolutions cost a third of the speed on a CPU
+    pretrain(
+        PretrainSettings(
+            folder=arguments.folder,
+            weights=arguments.weights,
+            hours=arguments.hours,
+            scenes=arguments.scenes,
+            batch=arguments.batch,
+            vae_width=arguments.vae_width,
+            workers=arguments.workers,
+            device=arguments.device,
+            seed=arguments.seed,
+            until=arguments.until,
+        )
+    )
+    return 0

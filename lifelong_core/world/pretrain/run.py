@@ -1,0 +1,134 @@
+"""All stages of pretraining in order: render, vae, judge, clip, latents, unet, export."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusers import AutoencoderTiny
+from torch import Tensor
+
+from ...backbone import Backbone
+from .clip import train_clip
+from .dataset import HELD_OUT, Scenes
+from .export import export_demo
+from .judge import train_judge
+from .latents import encode_scenes
+from .unet import caption_ids, train_unet
+from .vae import train_vae
+
+log = logging.getLogger(__name__)
+
+DEMO_FILE = "demo.safetensors"
+STAGES = ("render", "vae", "judge", "clip", "latents", "unet", "export")
+VAE_SCENES, VAE_SEED = 12000, 1
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """`hours` is the budget of all training stages together (a stage that has begun keeps the
+    plan it made then); `scenes` how many pictures the UNet sees; `vae_width` the trained width of
+    the VAE (32 learns fastest on a CPU, 64 is all that the architecture holds)."""
+
+    folder: Path
+    weights: Path
+    hours: float = 3.0
+    scenes: int = 24000
+    batch: int = 32
+    vae_width: int = 32
+    workers: int = 2
+    device: str = "cpu"
+    seed: int = 7
+    until: str = "export"
+
+
+# Shares of the time budget.
+_BUDGET = {"vae": 0.22, "judge": 0.07, "clip": 0.09, "unet": 0.62}
+
+
+def pretrain(settings: PretrainSettings, on_stage: Callable[[str], None] | None = None) -> None:
+    """Run every stage up to `settings.until`; finished stages only load their results."""
+    run = _Run(settings, on_stage or (lambda name: log.info("stage %s", name)))
+    for name in STAGES[: STAGES.index(settings.until) + 1]:
+        run.enter(name)
+
+
+class _Run:
+    """Holds what one stage hands to the next."""
+
+    def __init__(self, settings: PretrainSettings, on_stage: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.on_stage = on_stage
+        folder, seed = settings.folder, settings.seed
+        self.wild = Scenes(folder, VAE_SCENES, VAE_SEED, wild=True)
+        self.named = Scenes(folder, settings.scenes, seed, wild=False)
+
+    def enter(self, name: str) -> None:
+        self.on_stage(name)
+        getattr(self, name)()
+
+    def seconds(self, name: str) -> float:
+        return _BUDGET[name] * self.settings.hours * 3600
+
+    def render(self) -> None:
+        for scenes in (self.wild, self.named):
+            scenes.pictures(self.settings.workers)
+
+    def vae(self) -> None:
+        s = self.settings
+        pictures = self.wild.pictures()
+        self.autoencoder: AutoencoderTiny = train_vae(
+            s.folder,
+            pictures[:-HELD_OUT],
+            pictures[-HELD_OUT:][:128],
+            seed=VAE_SEED,
+            seconds=self.seconds("vae"),
+            device=s.device,
+            width=s.vae_width,
+        )
+
+    def judge(self) -> None:
+        s = self.settings
+        train_judge(
+            s.folder,
+            self.named,
+            self.autoencoder,
+            seed=s.seed,
+            seconds=self.seconds("judge"),
+            device=s.device,
+            weights=s.weights,
+        )
+
+    def clip(self) -> None:
+        s = self.settings
+        train_clip(
+            s.folder,
+            self.named,
+            seed=s.seed,
+            seconds=self.seconds("clip"),
+            device=s.device,
+            weights=s.weights,
+        )
+
+    def latents(self) -> None:
+        s = self.settings
+        self.encoded: Tensor = encode_scenes(
+            s.folder, self.autoencoder, self.named.pictures(), s.device
+        )
+
+    def unet(self) -> None:
+        s = self.settings
+        self.backbone: Backbone = train_unet(
+            s.folder,
+            self.encoded,
+            caption_ids(self.named),
+            seed=s.seed,
+            seconds=self.seconds("unet"),
+            device=s.device,
+            batch=s.batch,
+        )
+
+    def export(self) -> None:
+        export_demo(self.backbone, self.autoencoder.cpu(), self.settings.weights / DEMO_FILE)
