@@ -15,7 +15,7 @@ RESERVED_MODULUS = 5
 
 @dataclass(frozen=True)
 class Look:
-    """Colour names of one object. A part of None is absent (an accent of None: the body's shade)."""
+    """Colour names of one object. A part of None is absent; an accent of None is a body's shade."""
 
     colour: str
     pattern: str = "plain"
