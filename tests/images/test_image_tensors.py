@@ -38,7 +38,7 @@ def test_fit_stays_in_range_and_leaves_its_input_alone() -> None:
     before = image.clone()
     for size in (70, 35, 200):
         fitted = fit(image, size)
-        assert 0.0 <= float(fitted.min()) and float(fitted.max()) <= 1.0
+        assert float(fitted.min()) >= 0.0 and float(fitted.max()) <= 1.0
         fitted.zero_()
     assert torch.equal(image, before)
 
