@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 
 from .families import Family, family_named
 from .modules import unet_shapes
@@ -29,20 +31,20 @@ _OUTSIDE_BLOCKS = {
 
 
 @cache
-def unet_diffusers_to_ldm(family: str) -> dict[str, str]:
-    """Every diffusers UNet key of `family` -> its LDM key without prefix. Do not change it."""
+def unet_diffusers_to_ldm(family: str) -> Mapping[str, str]:
+    """Every diffusers UNet key of `family` -> its LDM key without prefix."""
     modules = _module_map(family_named(family))
     names: dict[str, str] = {}
     for key in unet_shapes(family):
         module, tail = _split(key, modules)
         names[key] = f"{modules[module]}.{_resnet_tail(tail) if '.resnets.' in module else tail}"
-    return names
+    return MappingProxyType(names)
 
 
 @cache
-def unet_ldm_to_diffusers(family: str) -> dict[str, str]:
-    """Every LDM UNet key of `family` (without prefix) -> its diffusers key. Do not change it."""
-    return {ldm: key for key, ldm in unet_diffusers_to_ldm(family).items()}
+def unet_ldm_to_diffusers(family: str) -> Mapping[str, str]:
+    """Every LDM UNet key of `family` (without prefix) -> its diffusers key."""
+    return MappingProxyType({ldm: key for key, ldm in unet_diffusers_to_ldm(family).items()})
 
 
 def _split(key: str, modules: dict[str, str]) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from types import MappingProxyType
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
@@ -48,14 +49,14 @@ def empty_vae(family: Family) -> AutoencoderKL | AutoencoderTiny:
 
 @cache
 def unet_shapes(family: str) -> Shapes:
-    """Name -> shape of every tensor of the family's UNet. Do not change it."""
-    return shapes_of(empty_unet(family_named(family)))
+    """Name -> shape of every tensor of the family's UNet."""
+    return MappingProxyType(shapes_of(empty_unet(family_named(family))))
 
 
 @cache
 def vae_shapes(family: str) -> Shapes:
-    """Name -> shape of every tensor of the family's VAE. Do not change it."""
-    return shapes_of(empty_vae(family_named(family)))
+    """Name -> shape of every tensor of the family's VAE."""
+    return MappingProxyType(shapes_of(empty_vae(family_named(family))))
 
 
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -40,22 +40,22 @@ def random_backbone(
     prediction = prediction_type or chosen.default_prediction
     schedule = NoiseSchedule.scaled_linear(prediction).to(device)
     unet = empty_unet(chosen)
-    _randomize(unet, seed, "unet", dtype, device)
+    randomize(unet, seed, "unet", dtype, device)
     if family == "sd2" and prediction == "v_prediction":
         mark = unet.get_parameter(SD2_V_MARK)
         mark.data = _normal(mark, _SD2_V_SPREAD, seed, "sd2 v").to(mark)
     encoders: list[ClipText] = []
     for config in chosen.text:
         encoder = empty_text(config)
-        _randomize(encoder, seed, config.key, dtype, device)
+        randomize(encoder, seed, config.key, dtype, device)
         encoders.append(encoder)
     vae = empty_vae(chosen)
-    _randomize(vae, seed, "vae", torch.float32, device)
+    randomize(vae, seed, "vae", torch.float32, device)
     codec = VaeCodec(vae, chosen.latent_scale)
     return Backbone(chosen, unet, TextStack(encoders), codec, schedule)
 
 
-def _randomize(
+def randomize(
     module: nn.Module, seed: int, label: str, dtype: torch.dtype, device: torch.device | str
 ) -> None:
     """Fill a meta module: weights and biases uniform in ±1/sqrt(fan-in), norms near identity."""

@@ -91,12 +91,9 @@ def _split_name(text: str, known: Collection[str]) -> tuple[str, str]:
     if bare in known:
         return bare, f"{name[len(bare) :]} {rest}"
     listed = ", ".join(sorted(known)) or "none"
-    hint = f" Put a space behind the token '{bare}'." if _begins_with(bare, known) else ""
+    meant = max((token for token in known if name.startswith(token)), key=len, default="")
+    hint = f" Put a space behind the token '{meant}'." if meant else ""
     raise InputError(
         f"The prompt names embedding:{name}, which is not a known concept token "
         f"(known: {listed}).{hint}"
     )
-
-
-def _begins_with(name: str, known: Collection[str]) -> bool:
-    return any(name.startswith(token) for token in known)
