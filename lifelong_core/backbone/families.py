@@ -66,17 +66,15 @@ _DEMO = Family(
     default_size=128,
     default_prediction="v_prediction",
     guidance=5.0,
-    unet=MappingProxyType(
-        {
-            "sample_size": 16,
-            "block_out_channels": (64, 128, 192),
-            "layers_per_block": 1,
-            "down_block_types": ("CrossAttnDownBlock2D",) * 3,
-            "up_block_types": ("CrossAttnUpBlock2D",) * 3,
-            "cross_attention_dim": 128,
-            "attention_head_dim": (2, 4, 6),
-        }
-    ),
+    unet={
+        "sample_size": 16,
+        "block_out_channels": (64, 128, 192),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+        "cross_attention_dim": 128,
+        "attention_head_dim": (2, 4, 6),
+    },
     text=(replace(_CLIP_L, width=128, layers=2, heads=4, intermediate=512, output_layer=2),),
     latent_scale=1.0,
     tiny_vae=True,
@@ -87,7 +85,7 @@ _SD1 = Family(
     default_size=512,
     default_prediction="epsilon",
     guidance=7.5,
-    unet=MappingProxyType({**_SD_BLOCKS, "cross_attention_dim": 768, "attention_head_dim": 8}),
+    unet={**_SD_BLOCKS, "cross_attention_dim": 768, "attention_head_dim": 8},
     text=(_CLIP_L,),
     latent_scale=0.18215,
 )
@@ -97,14 +95,12 @@ _SD2 = Family(
     default_size=512,
     default_prediction="epsilon",
     guidance=7.5,
-    unet=MappingProxyType(
-        {
-            **_SD_BLOCKS,
-            "cross_attention_dim": 1024,
-            "attention_head_dim": (5, 10, 20, 20),
-            "use_linear_projection": True,
-        }
-    ),
+    unet={
+        **_SD_BLOCKS,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+    },
     text=(
         ClipConfig(
             key="clip_h",
@@ -126,22 +122,20 @@ _SDXL = Family(
     default_size=1024,
     default_prediction="epsilon",
     guidance=6.0,
-    unet=MappingProxyType(
-        {
-            "sample_size": 128,
-            "block_out_channels": (320, 640, 1280),
-            "layers_per_block": 2,
-            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            "cross_attention_dim": 2048,
-            "attention_head_dim": (5, 10, 20),
-            "use_linear_projection": True,
-            "transformer_layers_per_block": (1, 2, 10),
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816,
-        }
-    ),
+    unet={
+        "sample_size": 128,
+        "block_out_channels": (320, 640, 1280),
+        "layers_per_block": 2,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 2048,
+        "attention_head_dim": (5, 10, 20),
+        "use_linear_projection": True,
+        "transformer_layers_per_block": (1, 2, 10),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
     text=(
         replace(_CLIP_L, output_layer=11, final_norm=False),
         ClipConfig(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from .clip import CONTEXT_LENGTH
 from .conditioning import Conditioning
 from .stack import ConceptVectors, TextStack
 from .tokens import TokenizedPrompt
@@ -55,7 +56,11 @@ class PromptCache:
     ) -> None:
         if not prompts:
             return
+        tokenized = [self._tokenized[prompt] for prompt in prompts]
         with torch.no_grad():
-            for prompt in prompts:
-                encoded = self.text.encode_tokenized([self._tokenized[prompt]], vectors)
-                self._constant[prompt] = encoded
+            encoded = self.text.encode_tokenized(tokenized, vectors)
+        for row, prompt in enumerate(prompts):
+            one = encoded[slice(row, row + 1)]
+            # Without the repeats that only the longest prompt of the batch asked for.
+            length = CONTEXT_LENGTH * len(tokenized[row].chunks)
+            self._constant[prompt] = Conditioning(one.context[:, :length], one.pooled)
