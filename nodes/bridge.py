@@ -74,14 +74,16 @@ class BaseModel:
 def base_model(model: Any) -> BaseModel:
     """Family and fingerprint of a MODEL. Raises ModelError for models of no known family."""
     _check_model(model)
-    weights = _unet_weights(model)
-    shapes = {key: tuple(weight.shape) for key, weight in weights.items()}
-    refuse_foreign(shapes, "The UNet")
-    family = unet_family(shapes, "The UNet")
-    unet = empty_unet(family)
-    names = unet_diffusers_to_ldm(family.name)
-    unet.load_state_dict({name: weights[names[name]] for name in shapes_of(unet)}, assign=True)
-    return BaseModel(family, fingerprint(family.name, _sampling(model)[0], unet))
+    prediction_type, _ = _sampling(model)
+    with torch.inference_mode():  # The UNet below holds ComfyUI's own tensors, not copies.
+        weights = _unet_weights(model)
+        shapes = {key: tuple(weight.shape) for key, weight in weights.items()}
+        refuse_foreign(shapes, "The UNet")
+        family = unet_family(shapes, "The UNet")
+        unet = empty_unet(family)
+        names = unet_diffusers_to_ldm(family.name)
+        unet.load_state_dict({name: weights[names[name]] for name in shapes_of(unet)}, assign=True)
+        return BaseModel(family, fingerprint(family.name, prediction_type, unet))
 
 
 def _check_model(model: Any) -> None:

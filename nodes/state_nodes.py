@@ -49,8 +49,9 @@ class SaveLifelongState(io.ComfyNode):
     def execute(cls, state: LifelongState, name: str) -> io.NodeOutput:
         check_file_name(name, "Name")
         path = _newest_equal(name, state) or save_state(state, new_state_path(name))
-        concepts = ", ".join(concept.phrase for concept in state.concepts)
-        return io.NodeOutput(state, ui=ui.PreviewText(f"{path.name}: {concepts}"))
+        lines = [f"saved: {path.name}"]
+        lines += [f"in prompts: {concept.phrase}" for concept in state.concepts]
+        return io.NodeOutput(state, ui=ui.PreviewText("\n".join(lines)))
 
 
 class LoadLifelongState(io.ComfyNode):
