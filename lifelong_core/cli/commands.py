@@ -1,9 +1,8 @@
 """The table of commands.
 
 Each entry names a module with `add_arguments(parser)` and `run(arguments) -> int`. The module is
-imported only when its command is chosen, so `setup`, `demo`, `ui`, `test` and `lint` start on a
-bare Python before anything is installed. Modules outside `launch` may import anything on their
-first line.
+imported only when its command is chosen, so those of `launch` start on a bare Python before
+anything is installed. The others may import anything on their first line.
 """
 
 from __future__ import annotations
@@ -24,4 +23,5 @@ COMMANDS: dict[str, Command] = {
     "ui": Command(".launch.ui", "set up and open ComfyUI with this pack until Ctrl-C"),
     "test": Command(".launch.test", "set up and run lint and all tests"),
     "lint": Command(".launch.lint", "set up and run ruff and mypy"),
+    "world": Command(".world.command", "make the demo model, and measure it"),
 }

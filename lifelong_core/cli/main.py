@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
-from ..errors import LifelongError
-from .commands import COMMANDS
+from ..errors import LifelongError, SetupError
+from .commands import COMMANDS, Command
 
 PACKAGE = __name__.rsplit(".", 2)[0]
 OLDEST_PYTHON = (3, 10)
@@ -52,6 +52,18 @@ def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, ModuleType | 
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(name, help=command.help, description=command.help)
         if name == chosen:
-            module = import_module(command.module, PACKAGE)
+            module = _load(command)
             module.add_arguments(subparser)
     return parser, module
+
+
+def _load(command: Command) -> ModuleType:
+    try:
+        return import_module(command.module, PACKAGE)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == PACKAGE.split(".")[0]:
+            raise
+        raise SetupError(
+            f"The Python package {error.name} is not installed here. Run "
+            "`python -m lifelong_core setup`, then this command with the Python in .venv."
+        ) from error

@@ -117,7 +117,8 @@ def _install(wanted: Requirements) -> None:
     with _requirement_files(wanted) as files:
         retry(
             [
-                *(sys.executable, *PIP, "install", "--prefer-binary"),
+                # Python compiles what it imports; compiling all of it would take a minute more.
+                *(sys.executable, *PIP, "install", "--prefer-binary", "--no-compile"),
                 *("--retries", "10", "--timeout", "60", *files),
             ],
             "pip could not install the packages; its messages are above. Check the network and "
