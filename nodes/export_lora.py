@@ -57,9 +57,10 @@ class ExportLifelongLora(io.ComfyNode):
                     "bundle_tokens",
                     optional=True,
                     advanced=True,
-                    default=True,
-                    tooltip="Also put the tokens into the LoRA file, where A1111 and Forge read "
-                    "them. ComfyUI does not, and says so in its log for each of them.",
+                    default=False,
+                    tooltip="Put the tokens among the LoRA's weights, where A1111 and Forge read "
+                    "them without embedding files. ComfyUI then says in its log for each of them "
+                    "that it was not loaded, and diffusers refuses the file.",
                 ),
             ],
             outputs=[
@@ -77,7 +78,7 @@ class ExportLifelongLora(io.ComfyNode):
         name: str,
         preview: Tensor | None = None,
         replace_embeddings: bool = False,
-        bundle_tokens: bool = True,
+        bundle_tokens: bool = False,
     ) -> io.NodeOutput:
         with torch.inference_mode(False):
             files = export_lora(

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import FileError, StateError
 from ..files import atomic_write, content_hash, load_tensors, save_tensors
 from ..state import LifelongState
+from .embeddings import concept_metadata
 from .lora import bundled_state_dict, embedding_state_dict, lora_state_dict
 from .metadata import ExportInfo, lora_metadata
 from .naming import check_file_name
@@ -41,19 +42,23 @@ def export_lora(
     info: ExportInfo,
     preview: Tensor | None = None,
     overwrite: bool = False,
-    bundle: bool = True,
+    bundle: bool = False,
 ) -> ExportedFiles:
     """Write `<name>-<hash8>.safetensors` and its preview into `loras`, `<token>.safetensors` per
     concept into `embeddings`.
 
-    hash8 is of the tensors: equal knowledge gets an equal name, other knowledge never takes the
-    place of a file, which programs that keep files in memory by path would not notice.
+    The LoRA file alone holds all concepts: their nouns and vectors are in its metadata, where
+    `import_lora` finds them and no program takes them for layers.
+
+    hash8 is of weights and concepts: equal knowledge gets an equal name, other knowledge never
+    takes the place of a file, which programs that keep files in memory by path would not notice.
 
     preview: a picture [3, H, W] in [0, 1], also put into the LoRA as a thumbnail.
     overwrite: replace embeddings of these tokens that hold other vectors.
-    bundle: also put the token vectors into the LoRA file. A1111 and Forge read them there;
-        ComfyUI mentions them in its log as not loaded, and diffusers' `load_lora_weights` takes
-        such a file only as a dictionary without its `bundle_emb.` keys.
+    bundle: put the vectors among the LoRA's tensors instead of its metadata, where A1111 and Forge
+        read them without an embedding file. ComfyUI then mentions them in its log as not loaded,
+        and diffusers' `load_lora_weights` takes such a file only as a dictionary without its
+        `bundle_emb.` keys.
 
     When a file cannot be written, those already written are taken back.
 
@@ -64,9 +69,10 @@ def export_lora(
     _check_state(state)
     picture = None if preview is None else to_picture(preview)
     tensors = lora_state_dict(state) | (bundled_state_dict(state) if bundle else {})
-    stem = f"{name}-{content_hash(tensors)[:8]}"
+    concepts = concept_metadata(state, vectors=not bundle)
+    stem = f"{name}-{content_hash(tensors, concepts)[:8]}"
     lora = Path(loras) / f"{stem}.safetensors"
-    if lora.exists() and not _holds(lora, tensors):
+    if lora.exists() and not _holds(lora, tensors, concepts):
         raise FileError(
             f"{lora.name} exists in {lora.parent} with other content. It is left as it is; "
             "choose another name."
@@ -75,7 +81,7 @@ def export_lora(
     if picture is not None:
         jobs.append((lora.with_name(f"{stem}.preview.png"), lambda path: write_png(picture, path)))
     thumbnail = None if picture is None else thumbnail_uri(picture)
-    metadata = lora_metadata(state, tensors, stem, info, thumbnail)
+    metadata = lora_metadata(state, tensors, concepts, stem, info, thumbnail)
     # The LoRA comes last: where it lies, its embeddings and its preview lie too.
     jobs.append((lora, lambda path: save_tensors(path, tensors, metadata)))
     _write_all(jobs)
@@ -121,12 +127,17 @@ def _tensor_writer(tensors: Mapping[str, Tensor]) -> Callable[[Path], object]:
     return lambda path: save_tensors(path, tensors)
 
 
-def _holds(path: Path, tensors: Mapping[str, Tensor]) -> bool:
+def _holds(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> bool:
+    """Whether the file has exactly these tensors, and at least this metadata."""
     try:
-        present, _ = load_tensors(path)
+        present, texts = load_tensors(path)
     except FileError:
         return False
-    return present.keys() == tensors.keys() and all(
+    if present.keys() != tensors.keys() or not (metadata or {}).items() <= texts.items():
+        return False
+    return all(
         present[key].dtype == value.dtype and torch.equal(present[key], value)
         for key, value in tensors.items()
     )

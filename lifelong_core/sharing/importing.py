@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ from torch import Tensor
 from ..adapters.spec import TARGETS, AdapterSpec
 from ..backbone.families import FAMILIES
 from ..concepts import Concept
-from ..errors import FileError, InputError, LifelongError, StateError
+from ..errors import FileError, InputError, StateError
 from ..files import CHECKSUM, FORMAT, VERSION, content_hash, load_tensors
-from .lora import BUNDLE, SINGLE
-from .metadata import CONCEPTS, FAMILY, FINGERPRINT, LORA_FORMAT, LORA_VERSION
-from .naming import layer_names, layers, text_prefixes
+from .embeddings import concept_part, read_concepts
+from .metadata import FAMILY, FINGERPRINT, LORA_FORMAT, LORA_VERSION
+from .naming import layer_names, layers
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ def import_lora(path: Path | str, family: str | None = None) -> ImportedLora:
             f"(first: {next(iter(found))}). Use it with the kind of base model it was made for."
         )
     _check_values(path.name, fitting)
-    concepts, unread = _concepts(path.name, tensors, metadata, family)
+    concepts, unread = read_concepts(path.name, tensors, metadata, family)
     skipped = (*(name for name in found if name not in fitting), *unread)
     if skipped:
         logger.warning(
@@ -95,10 +94,10 @@ def _check_own(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
             f"{name} has LoRA version {version or 'none'}, this software reads up to "
             f"{LORA_VERSION}. Update the software."
         )
-    if metadata.get(CHECKSUM) != content_hash(dict(tensors)):
+    if metadata.get(CHECKSUM) != content_hash(dict(tensors), concept_part(metadata)):
         raise FileError(
             f"{name} was changed or damaged after it was written: its checksum does not match "
-            "its weights. Use another copy."
+            "its weights and concepts. Use another copy."
         )
     if metadata.get(FAMILY) not in FAMILIES:
         raise FileError(f"{name} is for an unknown family of models: {metadata.get(FAMILY)!r}.")
@@ -202,26 +201,3 @@ def _adapter(pairs: Mapping[str, Parts], spec: AdapterSpec, family: str) -> dict
             up[:, :rank] = parts[UP].float() * (alpha / rank / spec.scale)
         adapter[f"{layer}.down"], adapter[f"{layer}.up"] = down, up
     return adapter
-
-
-def _concepts(
-    name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], family: str
-) -> tuple[tuple[Concept, ...], list[str]]:
-    """The concepts with vectors and noun, and the names of bundled vectors without a noun."""
-    try:
-        nouns = {str(token): str(noun) for token, noun in json.loads(metadata.get(CONCEPTS, "[]"))}
-        encoders = tuple(text_prefixes(family))
-        vectors: dict[str, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith(f"{BUNDLE}."):
-                token, _, part = key.removeprefix(f"{BUNDLE}.").partition(".")
-                vectors.setdefault(token, {})[encoders[0] if part == SINGLE else part] = value
-        concepts = tuple(
-            Concept(token, noun, vectors[token])
-            for token, noun in nouns.items()
-            if token in vectors
-        )
-    except (LifelongError, TypeError, ValueError) as error:
-        raise FileError(f"The concepts in {name} cannot be read: {error}.") from error
-    lost = [token for token in (*nouns, *vectors) if not (token in nouns and token in vectors)]
-    return concepts, list(dict.fromkeys(lost))

@@ -25,7 +25,6 @@ LORA_FORMAT = "lifelong_lora"
 LORA_VERSION = 1
 FAMILY = "lifelong.family"
 FINGERPRINT = "lifelong.base_fingerprint"
-CONCEPTS = "lifelong.concepts"
 
 PREDICTION = {"epsilon": "epsilon", "v_prediction": "v"}
 TRAINING_KEYS = {
@@ -70,21 +69,23 @@ class ExportInfo:
 def lora_metadata(
     state: LifelongState,
     tensors: Mapping[str, Tensor],
+    concepts: Mapping[str, str],
     stem: str,
     info: ExportInfo,
     thumbnail: str | None = None,
 ) -> dict[str, str]:
-    """The metadata of the file `<stem>.safetensors` that holds `tensors`."""
+    """The metadata of the file `<stem>.safetensors` that holds `tensors`; `concepts`: those of
+    `concept_metadata`."""
     training = _training(state, stem, info)
     digest = data_hash(tensors, training)
     spec = _model_spec(state, stem, info, digest) | _optional({"modelspec.thumbnail": thumbnail})
     own = {
         FORMAT: LORA_FORMAT,
         VERSION: str(LORA_VERSION),
-        CHECKSUM: content_hash(tensors),
+        CHECKSUM: content_hash(tensors, concepts),
         FAMILY: state.family,
         FINGERPRINT: state.base_fingerprint,
-        CONCEPTS: json.dumps([[concept.token, concept.noun] for concept in state.concepts]),
+        **concepts,
     }
     return training | {"sshs_model_hash": digest} | spec | own
 

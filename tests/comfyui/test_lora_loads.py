@@ -63,10 +63,10 @@ def loaded(
     """The folder with the files, and the report of ComfyUI's process about each."""
     work = tmp_path_factory.mktemp("lora")
     for family, state in states.items():
-        for name, bundle in ((family, False), (f"{family}_bundled", True)):
+        for name, options in ((family, {}), (f"{family}_bundled", {"bundle": True})):
             files = export_lora(
                 state, work, work / "embeddings" / family, name,
-                info=ExportInfo("epsilon"), bundle=bundle,
+                info=ExportInfo("epsilon"), **options,
             )  # fmt: skip
             files.lora.rename(work / f"{name}.safetensors")
     shapes = {family: unet_shapes_in_original_names(family) for family in FAMILIES}
@@ -98,7 +98,7 @@ def test_every_layer_is_loaded_onto_its_weight(
     loaded: tuple[Path, dict[str, Any]], family: str
 ) -> None:
     report = loaded[1][f"{family}.safetensors"]
-    assert report["warnings"] == []
+    assert report["warnings"] == [], "ComfyUI does not know something in the file"
     expected = {comfy_key(layer, family) for layer in layers(family)}
     assert report["patched"].keys() == expected and len(expected) == len(layers(family))
     assert all(report["patched"].values()), "a change of another shape than its weight"

@@ -65,14 +65,16 @@ def test_pipeline_loads_every_layer_with_its_delta(
 ) -> None:
     state = make_state(spec=SPEC)
     info = ExportInfo("v_prediction")
-    path = export_lora(state, tmp_path, tmp_path / "e", "x", info=info, bundle=bundle).lora
+    options = {"bundle": True} if bundle else {}
+    path = export_lora(state, tmp_path, tmp_path / "e", "x", info=info, **options).lora
     pipe = demo_pipeline()
     if bundle:
         tensors, _ = load_tensors(path)
         layers_only = {key: value for key, value in tensors.items() if key.startswith("lora_")}
+        assert len(layers_only) < len(tensors)
         pipe.load_lora_weights(layers_only)
     else:
-        pipe.load_lora_weights(str(path.parent), weight_name=path.name)
+        pipe.load_lora_weights(str(path))
     found = added_by(pipe)
     expected = {key.rsplit(".", 1)[0] for key in state.adapter}
     assert found.keys() == expected

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
+import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +38,7 @@ def files(folder: Path) -> set[str]:
 @pytest.mark.parametrize("family", ["demo", "sd1", "sd2", "sdxl"])
 def test_every_layer_is_in_the_file_with_its_delta(make_state, tmp_path: Path, family: str) -> None:
     state = make_state(family, AdapterSpec("lora", 1, 3.0, ("attn1.to_out.0",), text_encoder=True))
-    tensors, _ = load_tensors(export(state, tmp_path, bundle=False).lora)
+    tensors, _ = load_tensors(export(state, tmp_path).lora)
     expected = {kohya_name(key.rsplit(".", 1)[0], family): key for key in state.adapter}
     assert {key.split(".")[0] for key in tensors} == expected.keys()
     for name, key in expected.items():
@@ -74,7 +78,7 @@ def test_embeddings_in_their_files_and_in_the_lora(
     make_state, tmp_path: Path, family: str, own: dict, bundled: dict
 ) -> None:
     state = make_state(family, AdapterSpec(rank=1, targets=("attn2.to_k",)))
-    exported = export(state, tmp_path)
+    exported = export(state, tmp_path, bundle=True)
     assert [path.name for path in exported.embeddings] == ["sks-1.safetensors", "Ducky.safetensors"]
     in_lora, _ = load_tensors(exported.lora)
     for concept, path in zip(state.concepts, exported.embeddings, strict=True):
@@ -100,6 +104,23 @@ def test_names_follow_the_content(make_state, tmp_path: Path) -> None:
     assert other_rank.lora.name != first.lora.name
 
 
+@pytest.mark.parametrize("bundle", [False, True])
+def test_equal_weights_with_other_concepts_get_another_name(
+    make_state, tmp_path: Path, bundle: bool
+) -> None:
+    state = make_state()
+    first, *others = state.records
+    vectors = {key: value + 1e-6 for key, value in first.concept.vectors.items()}
+    names = {export(state, tmp_path / "0", bundle=bundle).lora.name}
+    for number, concept in enumerate(
+        (Concept("sks-1", "dog", vectors), Concept("sks-1", "wolf", first.concept.vectors)), 1
+    ):
+        records = (replace(first, concept=concept), *others)
+        changed = replace(state, records=records)
+        names.add(export(changed, tmp_path / str(number), bundle=bundle).lora.name)
+    assert len(names) == 3
+
+
 def test_files_of_an_export(make_state, tmp_path: Path) -> None:
     preview = torch.rand(3, 40, 120, generator=torch.Generator().manual_seed(0))
     exported = export(make_state(), tmp_path, preview=preview)
@@ -115,9 +136,21 @@ def test_files_of_an_export(make_state, tmp_path: Path) -> None:
     assert torch.equal(pixels, (preview * 255).round().byte())
 
 
-def test_without_bundle(make_state, tmp_path: Path) -> None:
-    tensors, _ = load_tensors(export(make_state(), tmp_path, bundle=False).lora)
-    assert tensors.keys() == lora_state_dict(make_state()).keys()
+@pytest.mark.parametrize("family", ["demo", "sdxl"])
+def test_by_default_the_tensors_are_layers_and_the_metadata_has_the_vectors(
+    make_state, tmp_path: Path, family: str
+) -> None:
+    state = make_state(family, AdapterSpec(rank=1, targets=("attn2.to_k",)))
+    tensors, metadata = load_tensors(export(state, tmp_path).lora)
+    assert tensors.keys() == lora_state_dict(state).keys()
+    for concept in state.concepts:
+        entry = json.loads(metadata[f"lifelong.embedding.{concept.token}"])
+        assert entry.pop("noun") == concept.noun
+        assert entry.keys() == concept.vectors.keys()
+        for encoder, value in entry.items():
+            numbers = struct.iter_unpack("<f", base64.b64decode(value["data"]))
+            read = torch.tensor([number for (number,) in numbers]).reshape(value["shape"])
+            assert torch.equal(read, concept.vectors[encoder])
 
 
 def test_equal_embeddings_may_lie_there(make_state, tmp_path: Path) -> None:
@@ -146,6 +179,14 @@ def test_a_damaged_embedding_is_not_replaced_unasked(make_state, tmp_path: Path)
     with pytest.raises(FileError, match="Ducky"):
         export(make_state(), tmp_path)
     assert files(tmp_path) == {"emb/Ducky.safetensors"}
+
+
+def test_a_lora_with_other_concepts_is_never_replaced(make_state, tmp_path: Path) -> None:
+    lora = export(make_state(), tmp_path).lora
+    tensors, metadata = load_tensors(lora)
+    save_tensors(lora, tensors, metadata | {"lifelong.embedding.sks-1": "{}"})
+    with pytest.raises(FileError, match=lora.name):
+        export(make_state(), tmp_path)
 
 
 def test_a_lora_with_other_content_is_never_replaced(make_state, tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from lifelong_core.adapters.spec import AdapterSpec
 from lifelong_core.errors import FileError, ModelError, StateError
-from lifelong_core.files import load_tensors, save_tensors
+from lifelong_core.files import content_hash, load_tensors, save_tensors
 from lifelong_core.seeding import generator
 from lifelong_core.sharing import ExportInfo, ImportedLora, export_lora, import_lora
 from lifelong_core.sharing.naming import kohya_name, layers
@@ -52,6 +54,7 @@ def plain(
     return added
 
 
+@pytest.mark.parametrize("bundle", [False, True])
 @pytest.mark.parametrize(
     ("family", "spec"),
     [
@@ -63,10 +66,10 @@ def plain(
     ],
 )
 def test_our_own_files_come_back_exactly(
-    make_state, tmp_path: Path, family: str, spec: AdapterSpec
+    make_state, tmp_path: Path, family: str, spec: AdapterSpec, bundle: bool
 ) -> None:
     state = make_state(family, spec)
-    imported = there_and_back(state, tmp_path)
+    imported = there_and_back(state, tmp_path, bundle=bundle)
     assert (imported.family, imported.spec, imported.skipped) == (family, spec, ())
     assert imported.base_fingerprint == state.base_fingerprint
     assert imported.adapter.keys() == state.adapter.keys()
@@ -90,15 +93,6 @@ def test_imported_weights_go_into_an_adapter(make_state, tmp_path: Path) -> None
     for key, delta in adapter.deltas().items():
         expected = 3.0 * (state.adapter[f"{key}.up"] @ state.adapter[f"{key}.down"])
         assert torch.allclose(delta, expected, atol=1e-5)
-
-
-def test_without_bundle_the_concepts_are_named_as_missing(
-    make_state, tmp_path: Path, caplog
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        imported = there_and_back(make_state(), tmp_path, bundle=False)
-    assert imported.concepts == () and imported.skipped == ("sks-1", "Ducky")
-    assert "sks-1" in caplog.text
 
 
 def test_layers_of_different_rank_add_the_same(tmp_path: Path) -> None:
@@ -223,8 +217,9 @@ def test_values_that_are_not_finite(tmp_path: Path) -> None:
         ({"lifelong.version": ""}, "version none"),
         ({"lifelong.checksum": "0"}, "checksum"),
         ({"lifelong.family": "flux"}, "flux"),
-        ({"lifelong.concepts": "[["}, "concepts"),
-        ({"lifelong.concepts": json.dumps([["sks-1", ""]])}, "concepts"),
+        ({"lifelong.concepts": json.dumps(["Ducky", "sks-1"])}, "checksum"),
+        ({"lifelong.embedding.sks-1": json.dumps({"noun": "cat"})}, "checksum"),
+        ({"lifelong.embedding.other": json.dumps({"noun": "cat"})}, "checksum"),
     ],
 )
 def test_changed_files_of_ours_say_what_is_wrong(
@@ -237,6 +232,43 @@ def test_changed_files_of_ours_say_what_is_wrong(
     with pytest.raises(FileError, match=reason) as caught:
         import_lora(path)
     assert path.name in str(caught.value)
+
+
+def vectors(width: int, shape: list[int], value: float = 0.5) -> dict[str, Any]:
+    data = base64.b64encode(torch.full((width,), value).numpy().tobytes()).decode()
+    return {"noun": "dog", "clip_l": {"shape": shape, "data": data}}
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({}, "noun"),
+        ([1], ""),
+        ({"noun": "dog"}, "sks-1"),
+        ({**vectors(128, [1, 128]), "noun": ""}, "noun"),
+        (vectors(128, [2, 128]), "reshape"),
+        (vectors(128, [128]), "width"),
+        (vectors(64, [1, 64]), "128"),
+        (vectors(128, [1, 128], float("nan")), "not finite"),
+        ({"noun": "dog", "clip_l": {"shape": [1, 128], "data": "?"}}, ""),
+        ({"noun": "dog", "clip_l": {"shape": [1, 128]}}, "data"),
+        ({"noun": "dog", "clip_l": 1}, ""),
+        ({**vectors(128, [1, 128]), "clip_g": vectors(128, [1, 128])["clip_l"]}, "clip_g"),
+    ],
+)
+def test_unreadable_concepts_say_what_is_wrong(
+    make_state, tmp_path: Path, entry: Any, reason: str
+) -> None:
+    info = ExportInfo("v_prediction")
+    path = export_lora(make_state(), tmp_path, tmp_path / "e", "x", info=info).lora
+    tensors, metadata = load_tensors(path)
+    metadata["lifelong.embedding.sks-1"] = json.dumps(entry)
+    concepts = {key: text for key, text in metadata.items() if "embedding" in key}
+    concepts["lifelong.concepts"] = metadata["lifelong.concepts"]
+    metadata["lifelong.checksum"] = content_hash(tensors, concepts)
+    save_tensors(path, tensors, metadata)
+    with pytest.raises(FileError, match=f"concepts in {path.name} cannot be read.*{reason}"):
+        import_lora(path)
 
 
 def test_changed_weights_are_noticed(make_state, tmp_path: Path) -> None:
