@@ -3,7 +3,7 @@
 WEB_DIRECTORY = "./web"
 
 
-async def comfy_entrypoint():
+async def comfy_entrypoint() -> object:
     """ComfyUI asks here for the pack's nodes (V3 node API)."""
     from .nodes.extension import LifelongExtension
 

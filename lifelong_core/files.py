@@ -70,9 +70,7 @@ def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> Path:
     """Write a safetensors file atomically. Shared memory is copied, tensors are moved to the CPU."""
-    plain = {
-        key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()
-    }
+    plain = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
     return atomic_write(path, lambda temporary: save_file(plain, temporary, dict(metadata or {})))
 
 
@@ -81,7 +79,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as handle:
             metadata = dict(handle.metadata() or {})
-            return {key: handle.get_tensor(key) for key in handle.keys()}, metadata
+            return {key: handle.get_tensor(key) for key in handle.keys()}, metadata  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError) as error:
         raise FileError(
             f"Could not read {path}: {error}. The file is missing, cut short or not safetensors; "
