@@ -26,7 +26,7 @@ VERSION = "lifelong.version"
 def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
     """Let `write` fill a temporary file beside `path`, flush it to disk and rename it to `path`.
 
-    Raises FileError when the folder cannot be written or the disk is full; `path` is then as before.
+    Raises FileError when the folder cannot be written or the disk is full; `path` is as before.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
@@ -69,7 +69,7 @@ def read_json(path: Path) -> Any:
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> Path:
-    """Write a safetensors file atomically. Shared memory is copied, tensors are moved to the CPU."""
+    """Write a safetensors file atomically. Shared memory is copied, tensors go to the CPU."""
     plain = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
     return atomic_write(path, lambda temporary: save_file(plain, temporary, dict(metadata or {})))
 
