@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import SetupError
+
+WIDTH = 110
 
 
 def say(text: str = "") -> None:
@@ -18,14 +20,27 @@ def say(text: str = "") -> None:
     print(text, flush=True)
 
 
-def call(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> int:
+def call(
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    show: Callable[[str], bool] | None = None,
+) -> int:
     """Run a command with our own input and output and wait; returns its exit code.
 
+    `show` chooses the lines of its standard output to let through, cut to a screen's width.
     Ctrl-C reaches the command too (same process group): it gets time to tidy up. When we are
     asked to end, so is it.
     """
-    with subprocess.Popen([str(part) for part in command], env=env) as process:
+    pipe = None if show is None else subprocess.PIPE
+    words = [str(part) for part in command]
+    with subprocess.Popen(
+        words, env=env, stdout=pipe, encoding="utf-8", errors="replace"
+    ) as process:
         try:
+            for line in process.stdout or ():
+                if show is not None and show(line):
+                    say(line.rstrip()[:WIDTH])
             return process.wait()
         except KeyboardInterrupt:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -36,10 +51,16 @@ def call(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None)
                 process.terminate()
 
 
-def retry(command: Sequence[str | Path], failed: str, *, waits: Sequence[float] = (5, 20)) -> None:
+def retry(
+    command: Sequence[str | Path],
+    failed: str,
+    *,
+    show: Callable[[str], bool] | None = None,
+    waits: Sequence[float] = (5, 20),
+) -> None:
     """Run a command that needs the network; try again after each wait. Raises SetupError."""
     for wait in (*waits, None):
-        if call(command) == 0:
+        if call(command, show=show) == 0:
             return
         if wait is not None:
             say(f"That failed; trying again in {wait:.0f} seconds.")

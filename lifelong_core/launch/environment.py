@@ -123,7 +123,13 @@ def _install(wanted: Requirements) -> None:
             ],
             "pip could not install the packages; its messages are above. Check the network and "
             "the room on the disk (about 8 GB), then run the command again.",
+            show=_worth_showing,
         )
+
+
+def _worth_showing(line: str) -> bool:
+    """Of pip's many lines those by which one sees it move."""
+    return line.lstrip().startswith(("Downloading", "Building", "Installing collected"))
 
 
 @contextmanager

@@ -29,6 +29,13 @@ def test_a_command_that_always_fails_is_reported() -> None:
         console.retry([sys.executable, "-c", "raise SystemExit(1)"], "Check the network", waits=())
 
 
+def test_only_chosen_lines_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    program = "print('keep ' + 'x' * 500); print('drop'); raise SystemExit(3)"
+    code = console.call([sys.executable, "-c", program], show=lambda line: line.startswith("keep"))
+    assert code == 3
+    assert capsys.readouterr().out == "keep " + "x" * (console.WIDTH - 5) + "\n"
+
+
 def test_a_missing_program_is_no_crash(tmp_path: Path) -> None:
     code, output = console.capture([tmp_path / "nothing"])
     assert code != 0
