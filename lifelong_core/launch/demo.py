@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ def run(_arguments: argparse.Namespace) -> int:
         prompt = to_api(workflow, server.object_info())
         say(f"Running {WORKFLOW.name} on {'the CPU' if server.cpu else 'the GPU'}:")
         result = server.run(prompt, timeout=3600, on_event=ProgressLines(prompt))
-        made = collect(server, result, DEMO_OUTPUT)
+        made = collect(server, prompt, result, DEMO_OUTPUT)
     tell(made)
     return 0
 
@@ -87,18 +89,25 @@ def _write_png(path: Path, photo: Any) -> None:
     atomic_write(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"))
 
 
-def collect(server: ComfyServer, result: RunResult, target: Path) -> list[tuple[str, Path]]:
+def collect(
+    server: ComfyServer, workflow: Mapping[str, Any], result: RunResult, target: Path
+) -> list[tuple[str, Path]]:
     """Copy the run's pictures, and the files that its nodes name in their reports, to `target`.
 
-    Returns what each is, in plain words, with its copy.
+    Pictures are named after their node, so that a second run replaces those of the first. Returns
+    what each file is, in plain words, with its copy.
     """
-    target.mkdir(parents=True, exist_ok=True)
-    found = [(PICTURE, path) for path in server.files(result)]
+    found = []
+    for node in result.outputs:
+        title = re.sub(r"[^a-z0-9]+", "_", workflow[node]["_meta"]["title"].lower()).strip("_")
+        for number, path in enumerate(server.files(result, node), start=1):
+            found.append((PICTURE, path, f"{title}_{number}{path.suffix}"))
     named = {word for text in reports(result) for word in text.split()}
     for folder, pattern, what in KINDS:
         paths = sorted(server.folder(folder).glob(pattern))
-        found += [(what, path) for path in paths if path.name in named]
-    return [(what, Path(shutil.copy2(path, target / path.name))) for what, path in found]
+        found += [(what, path, path.name) for path in paths if path.name in named]
+    target.mkdir(parents=True, exist_ok=True)
+    return [(what, Path(shutil.copy2(path, target / name))) for what, path, name in found]
 
 
 def reports(result: RunResult) -> list[str]:

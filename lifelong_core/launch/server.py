@@ -155,11 +155,12 @@ class ComfyServer:
         """Stop the workflow that is running now."""
         Client(self.base_url).interrupt()
 
-    def files(self, result: RunResult) -> list[Path]:
-        """The pictures that a run reports in its outputs, in order."""
+    def files(self, result: RunResult, node: str | None = None) -> list[Path]:
+        """The pictures that a run reports in its outputs (or those of one node), in order."""
         return [
             self.base / entry["type"] / entry["subfolder"] / entry["filename"]
-            for output in result.outputs.values()
+            for name, output in result.outputs.items()
+            if node in (None, name)
             for entry in output.get("images", ())
         ]
 

@@ -58,10 +58,11 @@ def test_only_what_the_run_reports_is_collected(
     picture = {"filename": "picture_1.png", "subfolder": "", "type": "output"}
     report = "LoRA: my-1234.safetensors\nembedding: my_dog.safetensors\nmy-1234.preview.png"
     outputs = {"5": {"images": [picture]}, "6": {"text": [report]}}
+    workflow = {"5": {"_meta": {"title": "Save: the dog"}}, "6": {"_meta": {"title": "Export"}}}
     server = ComfyServer(ComfyUI(tmp_path, own=True), base, cpu=True)
-    made = demo.collect(server, RunResult("x", {"outputs": outputs}), tmp_path / "out")
+    made = demo.collect(server, workflow, RunResult("x", {"outputs": outputs}), tmp_path / "out")
     assert [path.name for _, path in made] == [
-        "picture_1.png",
+        "save_the_dog_1.png",
         "my-1234.safetensors",
         "my-1234.preview.png",
         "my_dog.safetensors",
