@@ -1,0 +1,203 @@
+"""The table of methods, and the one call that learns a concept with any of them.
+
+Read this page first: a method is where the adapter starts, and the terms of its loss.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from . import __version__
+from .backbone import Backbone
+from .concepts import ConceptTask, check_new_token
+from .errors import FileError, InputError, TrainingError
+from .files import content_hash
+from .lesson import LessonSettings, defaults_for
+from .objectives import Term, denoising, prior_preservation
+from .state import LifelongState, load_state, save_state
+from .training import ProgressCallback, Session
+from .training.lesson import Lesson, finished_state, prepare_lesson, run_lesson, unfinished_state
+from .training.precision import check_precision
+
+CODE_VERSION = 1
+"""Raised when a change of code changes what a lesson learns: finished lessons then count anew."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of lifelong learning.
+
+    start: puts the lesson's fresh adapter into its starting position.
+    terms: each makes one term of the loss, or None where the settings leave it out.
+    """
+
+    title: str
+    reference: str
+    start: Callable[[Lesson], None]
+    terms: tuple[Callable[[Lesson], Term | None], ...]
+
+
+def continue_adapter(lesson: Lesson) -> None:
+    """Start from the adapter of the lesson before; a first lesson starts from nothing."""
+    if lesson.state is not None:
+        lesson.adapter.load(lesson.state.adapter)
+
+
+def denoise_concept(lesson: Lesson) -> Term:
+    """L_D on the concept's pictures."""
+    return denoising(min_snr_gamma=lesson.settings.min_snr_gamma)
+
+
+def preserve_prior(lesson: Lesson) -> Term | None:
+    """L_prior on the base model's pictures of the plain noun."""
+    settings = lesson.settings
+    if not settings.prior_count:
+        return None
+    return prior_preservation(settings.prior_weight, min_snr_gamma=settings.min_snr_gamma)
+
+
+METHODS: dict[str, Method] = {
+    "lora": Method(
+        title="Sequential LoRA",
+        reference="Hu et al. 2021; Ruiz et al. 2023 (prior preservation)",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior),
+    ),
+}
+
+
+def learn(
+    backbone: Backbone,
+    task: ConceptTask,
+    *,
+    state: LifelongState | None = None,
+    method: str = "lora",
+    settings: LessonSettings | None = None,
+    on_progress: ProgressCallback | None = None,
+    preview_every: int = 0,
+    workspace: Path | None = None,
+) -> LifelongState:
+    """Learn one concept and return the state that knows it and everything in `state`.
+
+    settings: by default the family's, with the adapter of `state`.
+    preview_every: steps between preview pictures in `on_progress`; 0 draws none.
+    workspace: folder that keeps pictures of nouns, stopped lessons (they go on where they stopped,
+        with the same bits) and finished lessons (the same lesson is then loaded, not learned).
+
+    Raises InputError or StateError before any work for input that cannot be used, FileError when
+    the workspace cannot be written, TrainingError when training breaks off (with a workspace, the
+    weights of the last finite step are kept there as a state). `state` and `backbone` are
+    unchanged in every case, also when `on_progress` cancels.
+    """
+    settings = settings or _usual_settings(backbone, state)
+    _check(backbone, task, state, method, settings, preview_every)
+    key = lesson_key(backbone, task, state, method, settings)
+    finished = workspace / "lessons" / f"{key}.lifelong.safetensors" if workspace else None
+    known = _finished_before(finished)
+    if known is not None:
+        return known
+    chosen = METHODS[method]
+    lesson = prepare_lesson(backbone, task, settings, state, chosen.start)
+    session = None
+    if workspace is not None:
+        session = Session(workspace / "sessions" / f"{key}.safetensors", key)
+    terms = [term for term in (make(lesson) for make in chosen.terms) if term is not None]
+    try:
+        result = run_lesson(
+            lesson,
+            terms,
+            session=session,
+            priors=workspace / "priors" if workspace else None,
+            on_progress=on_progress,
+            preview_every=preview_every,
+        )
+    except TrainingError as error:
+        if workspace is None:
+            raise
+        path = workspace / "broken_off" / f"{task.token}-{key[:8]}.lifelong.safetensors"
+        raise TrainingError(f"{error} {_rescue(lesson, method, path)}") from error
+    learned = finished_state(lesson, method, result)
+    if finished is not None:
+        save_state(learned, finished)
+    if session is not None:
+        session.remove()
+    return learned
+
+
+def lesson_key(
+    backbone: Backbone,
+    task: ConceptTask,
+    state: LifelongState | None,
+    method: str,
+    settings: LessonSettings,
+) -> str:
+    """A name for everything that a lesson's result depends on."""
+    return content_hash(
+        task.content_hash,
+        settings.to_json(),
+        method,
+        backbone.fingerprint,
+        str(backbone.dtype),
+        state.content_hash if state is not None else None,
+        __version__,
+        CODE_VERSION,
+    )
+
+
+def _usual_settings(backbone: Backbone, state: LifelongState | None) -> LessonSettings:
+    settings = defaults_for(backbone.family.name)
+    return settings if state is None else replace(settings, adapter=state.adapter_spec)
+
+
+def _check(
+    backbone: Backbone,
+    task: ConceptTask,
+    state: LifelongState | None,
+    method: str,
+    settings: LessonSettings,
+    preview_every: int,
+) -> None:
+    """Everything that can be refused before any work is spent."""
+    if method not in METHODS:
+        raise InputError(f"Unknown method {method!r}; choose from {', '.join(METHODS)}.")
+    if preview_every < 0:
+        raise InputError(f"preview_every must be 0 or more, not {preview_every}.")
+    if not settings.learning_rate and not settings.token_learning_rate:
+        raise InputError(
+            "Nothing would be learned: raise learning_rate or token_learning_rate above 0."
+        )
+    if state is not None:
+        state.require_backbone(backbone)
+        state.require_adapter(settings.adapter)
+    check_new_token(task.token, backbone.text, state)
+    check_precision(backbone, settings.precision)
+    vectors = dict(state.vectors) if state is not None else {}
+    vectors[task.token] = backbone.text.noun_vector(task.noun)
+    for caption in task.captions:
+        backbone.text.tokenize(caption, vectors)  # names tokens that nobody knows
+
+
+def _finished_before(path: Path | None) -> LifelongState | None:
+    if path is None or not path.exists():
+        return None
+    try:
+        state = load_state(path)
+    except FileError as error:
+        logger.warning("Learning the lesson again: %s", error)
+        return None
+    logger.info("This lesson was learned before; its result is taken from %s.", path)
+    return state
+
+
+def _rescue(lesson: Lesson, method: str, path: Path) -> str:
+    """Keep the weights of the last finite step, and say where they are."""
+    try:
+        save_state(unfinished_state(lesson, method), path)
+    except FileError as failure:
+        return f"They could not be written: {failure}"
+    return f"The weights are in {path}, which can be loaded as a state."

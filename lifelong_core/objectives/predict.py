@@ -1,0 +1,72 @@
+"""Running the UNet on a batch whose rows share few prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..backbone import Backbone, Conditioning
+
+CONTEXT_LAYERS = (".attn2.to_k", ".attn2.to_v")
+
+
+class Predictor:
+    """The model's own output for latents whose prompts repeat.
+
+    Keys and values of cross-attention depend on the prompt alone. They are computed once per
+    different prompt and handed to the rows that use it, which spares most of the work of the
+    layers that adapters change most often, forwards and backwards.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self._layers = [
+            module
+            for path, module in backbone.unet.named_modules()
+            if path.endswith(CONTEXT_LAYERS)
+        ]
+
+    def __call__(
+        self, latents: Tensor, timesteps: Tensor, prompts: Conditioning, rows: Tensor
+    ) -> Tensor:
+        """Output [B, 4, h, w] in fp32 for noised latents [B, 4, h, w] and timesteps [B].
+
+        prompts: the U different prompts, encoded; rows: [B] which of them each latent uses.
+        """
+        unet = self.backbone.unet
+        # Checkpointing runs the layers again after this call, when nothing would be shared.
+        if len(prompts) == len(rows) or unet.is_gradient_checkpointing:
+            return self.backbone.predict(latents, timesteps, prompts[rows]).float()
+        rows = rows.to(self.backbone.device)
+        shared = prompts.to(self.backbone.device, self.backbone.dtype)
+        pooled = None if shared.pooled is None else shared.pooled[rows]
+        # The layers below take `shared`; of this context only the shape is read.
+        repeated = Conditioning(shared.context.detach()[rows], pooled)
+        with _sharing(self._layers, shared.context, rows):
+            return self.backbone.predict(latents, timesteps, repeated).float()
+
+
+@contextmanager
+def _sharing(layers: list[nn.Module], context: Tensor, rows: Tensor) -> Iterator[None]:
+    """Let `layers` answer for `context` [U, T, W], repeated by `rows`, whatever they are given.
+
+    An adapter's forward on a layer stays in use, and is put back afterwards.
+    """
+
+    def shared(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda _: torch.index_select(forward(context), 0, rows)
+
+    adapted = [layer.__dict__.get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = shared(layer.forward)
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, adapted, strict=True):
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward

@@ -1,0 +1,117 @@
+"""From pictures and prompts to the batch of step s: a function of the seed and s alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..backbone import Backbone
+from ..backbone.schedule import TIMESTEPS
+from ..objectives import Predictor, StepBatch
+from ..prompts import ConceptVectors, PromptCache
+from ..seeding import generator
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of one role in the loss, as latents.
+
+    views: [N, V, 4, h, w]: N pictures in V views each (mirrored, cropped), in model scale.
+    prompts: one per picture. batch_size: how many enter every batch.
+    """
+
+    role: str
+    views: Tensor
+    prompts: tuple[str, ...]
+    batch_size: int
+
+    def draw(self, seed: int, index: int) -> tuple[Tensor, list[str]]:
+        """Latents [batch_size, 4, h, w] and prompts of batch `index`.
+
+        Pictures come in shuffled rounds, so that all are seen equally often; views at random.
+        """
+        count, views = self.views.shape[:2]
+        first = index * self.batch_size
+        places = range(first, first + self.batch_size)
+        rounds = {
+            number: torch.randperm(count, generator=generator(seed, self.role, "round", number))
+            for number in range(places[0] // count, places[-1] // count + 1)
+        }
+        chosen = torch.stack([rounds[place // count][place % count] for place in places])
+        view = torch.randint(
+            views, (self.batch_size,), generator=generator(seed, self.role, "view", index)
+        )
+        device = self.views.device
+        return (
+            self.views[chosen.to(device), view.to(device)],
+            [self.prompts[picture] for picture in chosen.tolist()],
+        )
+
+
+class Batches:
+    """The batches of a lesson: one call per batch, one UNet row per picture of every role.
+
+    vectors: token -> encoder -> vectors of all concepts that prompts may name; those that require
+    a gradient are encoded anew for every batch, all other prompts once.
+    noise_offset: share of noise that is the same all over a latent channel.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        sources: Sequence[Pictures],
+        vectors: Mapping[str, ConceptVectors],
+        *,
+        seed: int,
+        noise_offset: float = 0.0,
+        trains_text_encoder: bool = False,
+    ) -> None:
+        self.predictor = Predictor(backbone)
+        self.sources = tuple(sources)
+        self.vectors = vectors
+        self.seed = seed
+        self.noise_offset = noise_offset
+        self._prompts = PromptCache(backbone.text, trains_encoder=trains_text_encoder)
+        # All at once, so that no encoding depends on where a run was resumed.
+        with torch.no_grad():
+            self._prompts.encode([p for source in sources for p in source.prompts], vectors)
+        ends = torch.tensor([source.batch_size for source in sources]).cumsum(0).tolist()
+        self._roles = {
+            source.role: slice(end - source.batch_size, end)
+            for source, end in zip(sources, ends, strict=True)
+        }
+
+    def __call__(self, index: int) -> StepBatch:
+        """Batch number `index`, always the same for the same weights."""
+        drawn = [source.draw(self.seed, index) for source in self.sources]
+        latents = torch.cat([part for part, _ in drawn])
+        prompts = [prompt for _, part in drawn for prompt in part]
+        unique = list(dict.fromkeys(prompts))
+        place = {prompt: row for row, prompt in enumerate(unique)}
+        noise, timesteps = self._noise(index, latents)
+        schedule = self.predictor.backbone.schedule
+        return StepBatch(
+            predictor=self.predictor,
+            roles=self._roles,
+            latents=latents,
+            noise=noise,
+            timesteps=timesteps,
+            noisy=schedule.add_noise(latents, noise, timesteps),
+            target=schedule.target(latents, noise, timesteps),
+            prompts=self._prompts.encode(unique, self.vectors),
+            prompt_rows=torch.tensor([place[prompt] for prompt in prompts]),
+            seed=self.seed,
+            index=index,
+        )
+
+    def _noise(self, index: int, latents: Tensor) -> tuple[Tensor, Tensor]:
+        draw = generator(self.seed, "noise", index)
+        timesteps = torch.randint(TIMESTEPS, (len(latents),), generator=draw)
+        noise = torch.randn(latents.shape, generator=draw)
+        if self.noise_offset:
+            offset = torch.randn((*latents.shape[:2], 1, 1), generator=draw)
+            noise = noise + self.noise_offset * offset
+        return noise.to(latents.device), timesteps.to(latents.device)

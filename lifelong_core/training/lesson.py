@@ -1,0 +1,235 @@
+"""One lesson from its input to the new state, with what a method adds to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters import Adapter, build_adapter
+from ..backbone import Backbone
+from ..concepts import Concept, ConceptTask
+from ..lesson import LessonSettings
+from ..objectives import Term
+from ..prompts import ConceptVectors
+from ..sampling import generate
+from ..seeding import derive_seed
+from ..state import LifelongState, TaskRecord
+from .batches import Batches, Pictures
+from .loop import TOTAL, TrainPlan, train
+from .optimizer import ParameterGroup
+from .precision import autocast_dtype
+from .priors import prior_latents, prior_prompt
+from .progress import Progress, ProgressCallback
+from .session import Session, Snapshot
+from .views import encode_views
+
+ADAPTER_WEIGHT_DECAY = 1e-2
+PREVIEW_STEPS = 15
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the parts of a method may look at.
+
+    adapter: the one that is trained; vectors: the new token's, per text encoder; state: the
+    knowledge before the lesson, None for a first one.
+    """
+
+    backbone: Backbone
+    task: ConceptTask
+    settings: LessonSettings
+    state: LifelongState | None
+    adapter: Adapter
+    vectors: dict[str, nn.Parameter]
+
+    @property
+    def all_vectors(self) -> dict[str, ConceptVectors]:
+        """Token -> vectors of every concept, the new one's trainable."""
+        device = self.backbone.device
+        known = self.state.vectors if self.state is not None else {}
+        return {
+            token: {key: value.to(device) for key, value in concept.items()}
+            for token, concept in known.items()
+        } | {self.task.token: self.vectors}
+
+
+def prepare_lesson(
+    backbone: Backbone,
+    task: ConceptTask,
+    settings: LessonSettings,
+    state: LifelongState | None,
+    start: Callable[[Lesson], None],
+) -> Lesson:
+    """A lesson with a fresh adapter, put into its starting position by `start`.
+
+    Every vector of the token starts as the mean of the noun's token vectors.
+    """
+    adapter = build_adapter(settings.adapter, backbone, seed=settings.seed)
+    noun = backbone.text.noun_vector(task.noun)
+    vectors = {
+        key: nn.Parameter(
+            value.to(backbone.device).repeat(settings.token_count, 1),
+            requires_grad=settings.token_learning_rate > 0.0,
+        )
+        for key, value in noun.items()
+    }
+    for parameter in adapter.named_parameters().values():
+        parameter.requires_grad_(settings.learning_rate > 0.0)
+    lesson = Lesson(backbone, task, settings, state, adapter, vectors)
+    start(lesson)
+    return lesson
+
+
+def run_lesson(
+    lesson: Lesson,
+    terms: Sequence[Term],
+    *,
+    session: Session | None,
+    priors: Path | None,
+    on_progress: ProgressCallback | None,
+    preview_every: int = 0,
+) -> Snapshot:
+    """Train the lesson's adapter and vectors in place.
+
+    Raises what `train` raises. The base model is as it was afterwards, in every case.
+    """
+    backbone, settings = lesson.backbone, lesson.settings
+    sources = lesson_pictures(lesson, priors, on_progress)
+    with lesson.adapter.attached(backbone):
+        plan = TrainPlan(
+            device=backbone.device,
+            steps=settings.steps,
+            batches=Batches(
+                backbone,
+                sources,
+                lesson.all_vectors,
+                seed=settings.seed,
+                noise_offset=settings.noise_offset,
+                trains_text_encoder=settings.adapter.text_encoder,
+            ),
+            terms=terms,
+            groups=_groups(lesson),
+            accumulation=settings.accumulation,
+            precision=settings.precision,
+            lr_schedule=settings.lr_schedule,
+            warmup=settings.warmup,
+            preview=lambda: preview_picture(lesson),
+            preview_every=preview_every,
+            session=session,
+            memory_advice=memory_advice(settings),
+        )
+        backbone.gradient_checkpointing(settings.gradient_checkpointing)
+        try:
+            return train(plan, on_progress)
+        finally:
+            backbone.gradient_checkpointing(False)
+
+
+def lesson_pictures(
+    lesson: Lesson, priors: Path | None, on_progress: ProgressCallback | None
+) -> list[Pictures]:
+    """The concept's pictures and, unless there shall be none, the plain noun's."""
+    backbone, task, settings = lesson.backbone, lesson.task, lesson.settings
+    views = encode_views(
+        backbone, task.images, flip=settings.flip, crop=settings.crop, seed=settings.seed
+    )
+    sources = [Pictures("concept", views, task.captions, settings.batch_size)]
+    if settings.prior_count:
+        drawing = Progress(0, settings.steps, {}, None, "prior pictures")
+        latents = prior_latents(
+            backbone,
+            task.noun,
+            settings.prior_count,
+            size=task.images.shape[-1],
+            seed=settings.seed,
+            autocast=autocast_dtype(settings.precision),
+            folder=priors,
+            on_progress=(lambda: on_progress(drawing)) if on_progress else None,
+        )
+        prompts = (prior_prompt(task.noun),) * settings.prior_count
+        sources.append(Pictures("prior", latents[:, None], prompts, settings.prior_batch_size))
+    return sources
+
+
+def finished_state(lesson: Lesson, method: str, result: Snapshot) -> LifelongState:
+    """The state after the lesson: the adapter as it is now, and one more record."""
+    task, settings, state = lesson.task, lesson.settings, lesson.state
+    weights = lesson.adapter.state()
+    record = TaskRecord(
+        concept=Concept(task.token, task.noun, lesson.vectors),
+        task_hash=task.content_hash,
+        adapter=weights,
+        settings={"method": method, **settings.to_json()},
+        metrics=_metrics(result),
+    )
+    return LifelongState(
+        family=lesson.backbone.family.name,
+        base_fingerprint=lesson.backbone.fingerprint,
+        adapter_spec=settings.adapter,
+        adapter=weights,
+        records=(*(state.records if state is not None else ()), record),
+        extras=state.extras if state is not None else {},
+    )
+
+
+def unfinished_state(lesson: Lesson, method: str) -> LifelongState:
+    """The state with the weights as they are after a lesson that broke off."""
+    empty = Snapshot(0, (TOTAL,), torch.zeros(0, 1, dtype=torch.float64), 0.0)
+    return finished_state(lesson, method, empty)
+
+
+def preview_picture(lesson: Lesson) -> Tensor:
+    """A picture [3, H, W] of the concept as it is learned so far; always from the same noise."""
+    settings, size = lesson.settings, lesson.task.images.shape[-1]
+    return generate(
+        lesson.backbone,
+        [f"a photo of {lesson.task.phrase}"],
+        seed=derive_seed(settings.seed, "preview"),
+        steps=PREVIEW_STEPS,
+        size=(size, size),
+        vectors=lesson.all_vectors,
+        autocast=autocast_dtype(settings.precision),
+    )[0]
+
+
+def memory_advice(settings: LessonSettings) -> str:
+    """The next setting to change when memory runs out, with its values."""
+    batch, prior = settings.batch_size, settings.prior_batch_size
+    if not settings.gradient_checkpointing:
+        return "Turn gradient_checkpointing on: the same result in more time."
+    if batch > 1 or (prior > 1 and settings.prior_count):
+        return (
+            f"Use batch_size {max(1, batch // 2)} and prior_batch_size {max(1, prior // 2)} with "
+            f"accumulation {settings.accumulation * 2}: the same number of pictures per step."
+        )
+    if settings.precision == "fp32":
+        return "Use precision bf16 (on older cards fp16) and load the base model in it."
+    return "Use smaller pictures, for example 3/4 of the side, or a card with more memory."
+
+
+def _groups(lesson: Lesson) -> list[ParameterGroup]:
+    settings = lesson.settings
+    groups = [
+        ParameterGroup(
+            "adapter",
+            lesson.adapter.named_parameters(),
+            settings.learning_rate,
+            ADAPTER_WEIGHT_DECAY,
+        ),
+        ParameterGroup("token", lesson.vectors, settings.token_learning_rate),
+    ]
+    return [group for group in groups if group.learning_rate > 0.0]
+
+
+def _metrics(result: Snapshot) -> dict[str, object]:
+    """Losses rounded to six digits, which keeps a state of many concepts small."""
+    columns = {
+        name: [float(f"{value:.6g}") for value in result.losses[:, index].tolist()]
+        for index, name in enumerate(result.columns)
+    }
+    total = columns.pop(TOTAL)
+    return {"loss": total, "terms": columns, "steps": result.step, "seconds": result.seconds}
