@@ -1,0 +1,97 @@
+"""Recorded results: one JSON per run of a benchmark, with its pictures beside it."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.machine import hardware, load, versions
+from lifelong_core.errors import InputError
+from lifelong_core.files import atomic_write, write_json
+
+RESULTS = Path(__file__).with_name("results")
+NAME = re.compile(r"[a-z0-9_]+")
+FOLDER = re.compile(r"(?<![\w.:/])(?:/[\w.-]+){2,}|\b[A-Za-z]:[\\/]\w|\\\\\w")
+"""A path from the root of a disk; web addresses and fractions are none."""
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Make it before the work begins, for date and load, and call `write` after it.
+
+    name: of the result, in small letters. command: as a reader would type it. settings: plain JSON
+    values that another run would need to find the same.
+    """
+
+    name: str
+    command: str
+    settings: Mapping[str, Any]
+    folder: Path = RESULTS
+    date: str = field(
+        default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
+    )
+    load_before: float = field(default_factory=load)
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise InputError(f"{self.name!r} names no result: write small letters, digits, '_'.")
+
+    def write(
+        self,
+        summary: Mapping[str, float | int | str],
+        runs: Sequence[Mapping[str, Any]],
+        pictures: Mapping[str, Image.Image] | None = None,
+    ) -> Path:
+        """Write `<name>.json`, and `<name>_<key>.png` per picture; returns the JSON's path.
+
+        Raises InputError, before anything is written, when a text holds a path or the name of
+        this machine; FileError when the folder cannot be written.
+        """
+        named = {f"{self.name}_{key}.png": picture for key, picture in (pictures or {}).items()}
+        result = {
+            "summary": dict(summary),
+            "runs": [dict(run) for run in runs],
+            "command": self.command,
+            "settings": dict(self.settings),
+            "versions": versions(),
+            "hardware": hardware() | {"load_before": self.load_before, "load_after": load()},
+            "date": self.date,
+            **({"pictures": list(named)} if named else {}),
+        }
+        for text in _texts(result):
+            _check_public(text)
+        for name, picture in named.items():
+            _write_picture(self.folder / name, picture)
+        return write_json(self.folder / f"{self.name}.json", result)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from _texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def _check_public(text: str) -> None:
+    host = socket.gethostname()
+    named = host != "localhost" and re.search(rf"\b{re.escape(host)}\b", text)
+    if named or FOLDER.search(text):
+        raise InputError(
+            f"{text!r} tells of this machine's folders or its name. Leave that out of results."
+        )
+
+
+def _write_picture(path: Path, picture: Image.Image) -> None:
+    atomic_write(path, lambda temporary: picture.save(temporary, format="PNG"))
