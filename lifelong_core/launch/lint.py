@@ -1,4 +1,4 @@
-"""`python -m lifelong_core lint`: ruff's check and format and mypy, over library and nodes."""
+"""`python -m lifelong_core lint`: ruff's check and format, and mypy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _mypy() -> int:
     parent = CACHE / "lint"
     parent.mkdir(parents=True, exist_ok=True)
     link_folder(ROOT, parent / FOLDER)
-    packages = [f"{FOLDER}.{name}" for name in ("lifelong_core", "nodes")]
+    packages = (f"{FOLDER}.lifelong_core", f"{FOLDER}.nodes", "benchmarks")
     return call(
         [
             *(sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml"),

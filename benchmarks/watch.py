@@ -1,0 +1,96 @@
+"""Memory and time of a server's process while it runs a workflow."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+from benchmarks.machine import GIB
+
+INTERVAL = 0.05
+"""Seconds between two looks at the memory."""
+
+
+class MemoryWatch:
+    """The memory of a process while inside: what is resident, files mapped into it included."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self.process = process
+        self.samples: list[tuple[float, int]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> MemoryWatch:
+        self._look()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def peak_gib(self, start: float = 0.0, end: float = float("inf")) -> float:
+        """The most between two readings of `time.monotonic`."""
+        found = [size for moment, size in self.samples if start <= moment <= end]
+        return round(max(found, default=0) / GIB, 2)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(INTERVAL):
+            try:
+                self._look()
+            except psutil.NoSuchProcess:
+                return
+
+    def _look(self) -> None:
+        self.samples.append((time.monotonic(), self.process.memory_info().rss))
+
+
+@dataclass
+class Timeline:
+    """When each node of a workflow ran, and its steps. Give it to a run as `on_event`."""
+
+    workflow: Mapping[str, Any]
+    spans: dict[str, list[float]] = field(default_factory=dict)
+    steps: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)
+    """Node id -> of each progress message: moment, step, of how many."""
+    _current: str | None = None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        data = event.get("data", {})
+        node = data.get("node")
+        if event["type"] == "executing":
+            if self._current is not None:
+                self.spans[self._current].append(now)
+            self._current = node if node in self.workflow else None
+            if self._current is not None:
+                self.spans[self._current] = [now]
+        elif event["type"] == "progress" and node in self.workflow:
+            self.steps.setdefault(node, []).append((now, data["value"], data["max"]))
+
+    def table(self, memory: MemoryWatch) -> list[dict[str, Any]]:
+        """Per node: its kind, seconds, and the most memory while it ran."""
+        return [
+            {
+                "node": self.workflow[node]["class_type"],
+                "seconds": round(span[-1] - span[0], 2),
+                "peak_memory_gib": memory.peak_gib(span[0], span[-1]),
+            }
+            for node, span in self.spans.items()
+        ]
+
+    def seconds_per_step(self, node: str, steps: int) -> float:
+        """Mean over the steps after the first, which also prepares what the others find ready."""
+        moments = [moment for moment, _, of in self.steps[node] if of == steps]
+        return (moments[-1] - moments[0]) / (len(moments) - 1)

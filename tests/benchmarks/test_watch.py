@@ -1,0 +1,65 @@
+"""Memory peaks and times of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import count
+
+import numpy as np
+import psutil
+import pytest
+
+from benchmarks import watch
+from benchmarks.watch import INTERVAL, MemoryWatch, Timeline
+
+
+def test_a_peak_is_seen_and_only_while_it_lasts() -> None:
+    with MemoryWatch(psutil.Process()) as memory:
+        before = memory.peak_gib()
+        block = np.ones(2**28, np.uint8)
+        wait_for_samples(memory)
+        del block
+        after = time.monotonic()
+        wait_for_samples(memory)
+    assert memory.peak_gib() >= before + 0.2
+    assert 0 < memory.peak_gib(start=after) <= memory.peak_gib() - 0.2
+    assert memory.peak_gib(start=time.monotonic()) == 0
+
+
+def wait_for_samples(memory: MemoryWatch) -> None:
+    seen = len(memory.samples)
+    while len(memory.samples) < seen + 2:
+        time.sleep(INTERVAL)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    ticks = count()
+    monkeypatch.setattr(watch.time, "monotonic", lambda: float(next(ticks)))
+    yield
+
+
+def test_nodes_and_steps_are_timed(clock: None) -> None:
+    timeline = Timeline({"1": {"class_type": "Loader"}, "2": {"class_type": "Lesson"}})
+    events = [
+        ("execution_start", {}),
+        ("executing", {"node": "1"}),
+        ("executing", {"node": "2"}),
+        ("progress", {"node": "2", "value": 1, "max": 20}),
+        ("progress", {"node": "2", "value": 1, "max": 3}),
+        ("progress", {"node": "2", "value": 2, "max": 3}),
+        ("status", {}),
+        ("progress", {"node": "2", "value": 3, "max": 3}),
+        ("executing", {"node": None}),
+    ]
+    for kind, data in events:
+        timeline({"type": kind, "data": data})
+    with MemoryWatch(psutil.Process()) as memory:
+        memory.samples[:] = [(1.0, 2**30), (4.0, 2**31)]
+        table = timeline.table(memory)
+    assert table == [
+        {"node": "Loader", "seconds": 1.0, "peak_memory_gib": 1.0},
+        {"node": "Lesson", "seconds": 6.0, "peak_memory_gib": 2.0},
+    ]
+    assert timeline.seconds_per_step("2", 3) == 1.5
