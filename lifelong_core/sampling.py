@@ -48,9 +48,8 @@ def generate(
     height, width = size or (family.default_size, family.default_size)
     _check(steps, batch_size, height, width)
     scale = family.guidance if guidance is None else guidance
-    with _autocast(backbone, autocast):
-        encoded = backbone.text.encode(prompts, vectors)
-        unconditional = backbone.text.encode([negative], vectors)
+    encoded = backbone.text.encode(prompts, vectors)
+    unconditional = backbone.text.encode([negative], vectors)
     sampler = _Sampler(backbone, unconditional, steps, scale, (height, width), autocast)
     total = steps * math.ceil(len(prompts) / batch_size)
     done = 0

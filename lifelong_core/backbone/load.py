@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError, ModelError
-from ..prompts.clip import ClipConfig, ClipText
+from ..prompts.clip import ClipConfig, ClipText, storage_dtype
 from ..prompts.stack import TextStack
 from .checkpoint import (
     ZERO_SNR_KEY,
@@ -40,9 +40,9 @@ def load_backbone(
 ) -> Backbone:
     """Load a `.safetensors` checkpoint or a diffusers folder; nothing is ever downloaded.
 
-    Family and prediction type are detected. UNet and text encoders get `dtype`, the VAE stays
-    fp32. Raises FileError when there is nothing at `path`, ModelError, before any weight is read,
-    for anything but a whole model of a known family.
+    Family and prediction type are detected. The UNet gets `dtype`, the text encoders fp32 or, for
+    a half-precision UNet, fp16; the VAE stays fp32. Raises FileError when there is nothing at
+    `path`, ModelError, before any weight is read, for anything but a whole model of a known family.
     """
     path = Path(path)
     if not path.exists():
@@ -122,7 +122,7 @@ class _Parts:
         encoders: list[ClipText] = []
         for config, tensors, layout in self.text:
             encoder = empty_text(config)
-            _fill(encoder, tensors, layout, dtype, device)
+            _fill(encoder, tensors, layout, storage_dtype(dtype), device)
             encoders.append(encoder)
         if self.vae is not None:
             vae = empty_vae(self.family)

@@ -49,7 +49,8 @@ class Backbone:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Backbone:
-        """Move in place and return self. `dtype` is for UNet and text encoders, not the VAE.
+        """Move in place and return self. `dtype` is the UNet's; the text encoders keep fp32 or,
+        beside a half-precision UNet, fp16; the VAE stays as it is.
 
         A codec that is not ours (ComfyUI's VAE) looks after its own device.
         """
@@ -92,7 +93,7 @@ class Backbone:
         if inputs.pooled is not None:
             height, width = size or (latents.shape[2] * DOWNSCALE, latents.shape[3] * DOWNSCALE)
             ids = [height, width, 0, 0, height, width]
-            time_ids = torch.tensor([ids], device=self.device, dtype=self.dtype)
+            time_ids = torch.tensor([ids], device=self.device, dtype=torch.float32)
             extra = {
                 "text_embeds": inputs.pooled,
                 "time_ids": time_ids.expand(latents.shape[0], -1),

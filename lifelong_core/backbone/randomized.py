@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..prompts.clip import ClipText
+from ..prompts.clip import ClipText, storage_dtype
 from ..prompts.stack import TextStack
 from ..seeding import generator
 from .codec import VaeCodec
@@ -47,7 +47,7 @@ def random_backbone(
     encoders: list[ClipText] = []
     for config in chosen.text:
         encoder = empty_text(config)
-        randomize(encoder, seed, config.key, dtype, device)
+        randomize(encoder, seed, config.key, storage_dtype(dtype), device)
         encoders.append(encoder)
     vae = empty_vae(chosen)
     randomize(vae, seed, "vae", torch.float32, device)

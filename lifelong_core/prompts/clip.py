@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 BOS = 49406
 EOS = 49407
@@ -42,14 +43,42 @@ class ClipConfig:
     pooled: bool = False
 
 
+def storage_dtype(dtype: torch.dtype) -> torch.dtype:
+    """How text encoders keep their weights in a base model of `dtype`: fp32 or fp16.
+
+    They always compute in fp32, so range is no concern, and fp16 keeps three bits more than bf16.
+    """
+    return torch.float32 if dtype == torch.float32 else torch.float16
+
+
+def _widened(weight: Tensor, x: Tensor) -> Tensor:
+    return weight if weight.dtype == torch.float32 else weight.to(x.dtype)
+
+
+class _Linear(nn.Linear):
+    """Linear layer that may keep its weights narrower than it computes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else _widened(self.bias, x)
+        return F.linear(x, _widened(self.weight, x), bias)
+
+
+class _LayerNorm(nn.LayerNorm):
+    """Layer norm that may keep its weights narrower than it computes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = _widened(self.weight, x), _widened(self.bias, x)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
 class _Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.q_proj = _Linear(width, width)
+        self.k_proj = _Linear(width, width)
+        self.v_proj = _Linear(width, width)
+        self.out_proj = _Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
@@ -64,8 +93,8 @@ class _Mlp(nn.Module):
     def __init__(self, width: int, intermediate: int, activation: str) -> None:
         super().__init__()
         self.quick = activation == "quick_gelu"
-        self.fc1 = nn.Linear(width, intermediate)
-        self.fc2 = nn.Linear(intermediate, width)
+        self.fc1 = _Linear(width, intermediate)
+        self.fc2 = _Linear(intermediate, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
@@ -75,9 +104,9 @@ class _Mlp(nn.Module):
 class _Layer(nn.Module):
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
-        self.layer_norm1 = nn.LayerNorm(config.width)
+        self.layer_norm1 = _LayerNorm(config.width)
         self.self_attn = _Attention(config.width, config.heads)
-        self.layer_norm2 = nn.LayerNorm(config.width)
+        self.layer_norm2 = _LayerNorm(config.width)
         self.mlp = _Mlp(config.width, config.intermediate, config.activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,7 +132,7 @@ class _TextModel(nn.Module):
         super().__init__()
         self.embeddings = _Embeddings(config.width)
         self.encoder = _Encoder(config)
-        self.final_layer_norm = nn.LayerNorm(config.width)
+        self.final_layer_norm = _LayerNorm(config.width)
 
 
 class ClipText(nn.Module):
@@ -114,7 +143,7 @@ class ClipText(nn.Module):
         self.config = config
         self.text_model = _TextModel(config)
         if config.pooled:
-            self.text_projection = nn.Linear(config.width, config.width, bias=False)
+            self.text_projection = _Linear(config.width, config.width, bias=False)
 
     @property
     def token_table(self) -> Tensor:
@@ -132,16 +161,22 @@ class ClipText(nn.Module):
         [M, width] is wanted; None, or an encoder without pooled output, skips the layers above
         `output_layer`.
         """
-        model = self.text_model
+        model, config = self.text_model, self.config
         positions = model.embeddings.position_embedding.weight.float()
-        x = (embeds + positions[: embeds.shape[1]]).to(self.token_table.dtype)
-        for layer in model.encoder.layers[: self.config.output_layer]:
-            x = layer(x)
-        hidden = model.final_layer_norm(x) if self.config.final_norm else x
-        if ends is None or not self.config.pooled:
+        x = self._through(0, config.output_layer, embeds + positions[: embeds.shape[1]])
+        hidden = model.final_layer_norm(x) if config.final_norm else x
+        if ends is None or not config.pooled:
             return hidden.float(), None
-        x = x[: len(ends)]
-        for layer in model.encoder.layers[self.config.output_layer :]:
-            x = layer(x)
+        x = self._through(config.output_layer, config.layers, x[: len(ends)])
         last = x[torch.arange(len(ends), device=x.device), ends]
         return hidden.float(), self.text_projection(model.final_layer_norm(last)).float()
+
+    def _through(self, start: int, stop: int, x: Tensor) -> Tensor:
+        narrow = self.token_table.dtype != torch.float32
+        for layer in self.text_model.encoder.layers[start:stop]:
+            if narrow and x.requires_grad:
+                # The graph would keep an fp32 copy of every weight until the backward pass.
+                x = checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = layer(x)
+        return x

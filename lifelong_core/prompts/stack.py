@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .clip import ClipText
+from .clip import ClipText, storage_dtype
 from .conditioning import Conditioning
 from .tokenizer import tokenizer
 from .tokens import EMPTY_CHUNK, Chunk, TokenizedPrompt, TokenVector, end_position, tokenize
@@ -22,6 +22,7 @@ class TextStack:
 
     SD1 and the demo: last layer, final norm. SD2: penultimate layer, final norm. SDXL: penultimate
     layers of both encoders, no norm, joined along the width; pooled from clip_g's first chunk.
+    Computes in fp32 whatever the weights' dtype, outside autocast, as ComfyUI does.
     """
 
     def __init__(self, encoders: Sequence[ClipText]) -> None:
@@ -42,9 +43,9 @@ class TextStack:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> TextStack:
-        """Move the encoders in place."""
+        """Move the encoders in place. In half precision they keep fp16 weights (see clip.py)."""
         for encoder in self.modules.values():
-            encoder.to(device=device, dtype=dtype)
+            encoder.to(device=device, dtype=None if dtype is None else storage_dtype(dtype))
         return self
 
     def has_word(self, word: str) -> bool:
@@ -135,7 +136,8 @@ def _encode(
     batch = [*chunks, EMPTY_CHUNK] if weighted else chunks
     device = encoder.token_table.device
     ends = torch.tensor([end_position(prompt.chunks[0]) for prompt in prompts], device=device)
-    hidden, pooled = encoder(_embed(encoder, batch, vectors), ends)
+    with torch.autocast(device.type, enabled=False):
+        hidden, pooled = encoder(_embed(encoder, batch, vectors), ends)
     if weighted:
         weights = torch.tensor(
             [[position.weight for position in chunk] for chunk in chunks], device=device

@@ -177,6 +177,42 @@ def test_gradient_is_right(text: TextStack) -> None:
     assert slope.item() == pytest.approx((leaf.grad * direction).sum().item(), rel=2e-2)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_weights_compute_in_fp32(autocast: bool) -> None:
+    """Only the weights' own rounding separates fp16 from fp32, in values and in gradients."""
+    full, half = random_backbone("demo", seed=6).text, random_backbone("demo", seed=6).text
+    half.to(dtype=torch.bfloat16)
+    assert half.modules["clip_l"].token_table.dtype == torch.float16
+    for encoder in full.modules.values():
+        encoder.half().float()
+    results = []
+    for stack in (full, half):
+        leaf = vector(1).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            context = stack.encode(["a embedding:rex dog"], {"rex": {"clip_l": leaf}}).context
+        (context * torch.arange(128.0)).sum().backward()
+        results.append((context.detach(), leaf.grad))
+    assert results[0][0].dtype == torch.float32
+    assert torch.allclose(results[0][0], results[1][0], atol=1e-6)
+    assert torch.allclose(results[0][1], results[1][1], rtol=1e-4, atol=1e-3)
+
+
+def test_half_precision_graph_keeps_no_copies_of_the_weights() -> None:
+    text = random_backbone("demo", dtype=torch.float16).text
+    weights = sum(layer.numel() for layer in text.modules["clip_l"].text_model.encoder.parameters())
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.dtype == torch.float32:
+            kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    vectors = {"rex": {"clip_l": vector(1).requires_grad_()}}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        text.encode(["embedding:rex"], vectors)
+    assert sum(kept.values()) < weights / 4
+
+
 @pytest.mark.parametrize(
     "vectors",
     [
