@@ -58,26 +58,21 @@ class MemoryWatch:
 
 @dataclass
 class Timeline:
-    """When each node of a workflow ran, and its steps. Give it to a run as `on_event`."""
+    """When each node of a workflow ran. Give it to a run as `on_event`."""
 
     workflow: Mapping[str, Any]
     spans: dict[str, list[float]] = field(default_factory=dict)
-    steps: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)
-    """Node id -> of each progress message: moment, step, of how many."""
     _current: str | None = None
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        now = time.monotonic()
-        data = event.get("data", {})
-        node = data.get("node")
-        if event["type"] == "executing":
-            if self._current is not None:
-                self.spans[self._current].append(now)
-            self._current = node if node in self.workflow else None
-            if self._current is not None:
-                self.spans[self._current] = [now]
-        elif event["type"] == "progress" and node in self.workflow:
-            self.steps.setdefault(node, []).append((now, data["value"], data["max"]))
+        if event["type"] not in ("executing", "execution_success"):
+            return
+        now, node = time.monotonic(), event["data"].get("node")
+        if self._current is not None:
+            self.spans[self._current].append(now)
+        self._current = node if node in self.workflow else None
+        if self._current is not None:
+            self.spans[self._current] = [now]
 
     def table(self, memory: MemoryWatch) -> list[dict[str, Any]]:
         """Per node: its kind, seconds, and the most memory while it ran."""
@@ -89,8 +84,3 @@ class Timeline:
             }
             for node, span in self.spans.items()
         ]
-
-    def seconds_per_step(self, node: str, steps: int) -> float:
-        """Mean over the steps after the first, which also prepares what the others find ready."""
-        moments = [moment for moment, _, of in self.steps[node] if of == steps]
-        return (moments[-1] - moments[0]) / (len(moments) - 1)

@@ -1,0 +1,147 @@
+"""How well one concept is learned: the five toys of a stream, each taught alone.
+
+python -m benchmarks.learn_concept: pictures of 20 prompts x 4, of the learned concept and of the
+base model given the plain noun, from the same noise; their similarity to 20 renders of the toy
+that the lesson never saw (IA), and to their own prompts (TA), by the world CLIP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.record import Recorder
+from lifelong_core.adapters import build_adapter
+from lifelong_core.backbone import Backbone, load_backbone
+from lifelong_core.concepts import make_task
+from lifelong_core.evaluation.features import (
+    FeatureSpace,
+    clip_space,
+    image_alignment,
+    text_alignment,
+)
+from lifelong_core.evaluation.prompts import evaluation_prompts
+from lifelong_core.launch.console import say
+from lifelong_core.launch.paths import CACHE
+from lifelong_core.methods import learn
+from lifelong_core.prompts import ConceptVectors
+from lifelong_core.sampling import generate
+from lifelong_core.state import LifelongState
+from lifelong_core.world.clip import load_world_clip
+from lifelong_core.world.shipped import weights_path
+from lifelong_core.world.streams import Character, toys5
+
+PHOTOS, UNSEEN, PER_PROMPT, STEPS = 5, 20, 4, 20
+SHOWN = 6
+"""Pictures of each kind in the sheet."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learn_concept", description=__doc__)
+    parser.add_argument("--stream-seed", type=int, default=2)
+    seed = parser.parse_args().stream_seed
+    recorder = Recorder(
+        "learn_concept",
+        f"python -m benchmarks.learn_concept --stream-seed {seed}",
+        {
+            "stream": "toys5",
+            "stream_seed": seed,
+            "photos": PHOTOS,
+            "unseen_renders": UNSEEN,
+            "prompts": evaluation_prompts("<concept>"),
+            "pictures_per_prompt": PER_PROMPT,
+            "sampling_steps": STEPS,
+        },
+    )
+    backbone = load_backbone(weights_path("demo"))
+    rows, sheet = [], []
+    for toy in toys5(seed):
+        row, pictures = measure(backbone, toy, CACHE / "learn_concept")
+        say(json.dumps(row))
+        rows.append(row)
+        sheet.append(pictures)
+    keys = ("ia_gain", "ia_gain_centred", "ta_change")
+    summary: dict[str, Any] = {
+        key: round(sum(row[key] for row in rows) / len(rows), 4) for key in keys
+    }
+    summary["weights"] = backbone.fingerprint
+    recorder.write(summary, rows, {"pictures": contact_sheet(sheet)})
+    say(json.dumps(summary))
+
+
+def measure(
+    backbone: Backbone, toy: Character, workspace: Path
+) -> tuple[dict[str, Any], list[Tensor]]:
+    """Teach one toy and compare its pictures with the base model's: the row of the result, and
+    photos, base pictures and learned pictures for the sheet."""
+    size = backbone.family.default_size
+    photos = toy.photos(PHOTOS)
+    task = make_task(toy.token, toy.noun, photos, toy.captions(PHOTOS), size=size)
+    began = time.monotonic()
+    state = learn(backbone, task, workspace=workspace)
+    seconds = time.monotonic() - began
+    learned, prompts = draw(backbone, task.phrase, state)
+    base, _ = draw(backbone, toy.noun, None)
+    clip = load_world_clip()
+    raw = clip_space(clip)
+    unseen = toy.photos(UNSEEN, unseen=True)
+    row = {
+        "concept": toy.token,
+        "noun": toy.noun,
+        "lesson_seconds": round(seconds, 1),
+        **gains("ia", raw, learned, base, unseen),
+        **gains("ia_centred", raw.centred_on(base), learned, base, unseen),
+    }
+    ta = [float(text_alignment(clip, pictures, prompts).mean()) for pictures in (learned, base)]
+    row |= {"ta": round(ta[0], 4), "ta_base": round(ta[1], 4), "ta_change": round(ta[0] - ta[1], 4)}
+    return row, [photos, base[::PER_PROMPT][:SHOWN], learned[::PER_PROMPT][:SHOWN]]
+
+
+def draw(backbone: Backbone, phrase: str, state: LifelongState | None) -> tuple[Tensor, list[str]]:
+    """PER_PROMPT pictures of every evaluation prompt, by the state's model or the base model."""
+    prompts = [prompt for prompt in evaluation_prompts(phrase) for _ in range(PER_PROMPT)]
+    if state is None:
+        return generate(backbone, prompts, seed=0, steps=STEPS), prompts
+    adapter = build_adapter(state.adapter_spec, backbone, seed=0)
+    adapter.load(state.adapter)
+    vectors: Mapping[str, ConceptVectors] = state.vectors
+    with adapter.attached(backbone):
+        return generate(backbone, prompts, seed=0, steps=STEPS, vectors=vectors), prompts
+
+
+def gains(
+    name: str, space: FeatureSpace, learned: Tensor, base: Tensor, references: Tensor
+) -> dict[str, float]:
+    """Mean similarity to the references with the concept, without it, and the difference."""
+    after, before = (
+        float(image_alignment(space, pictures, references).mean()) for pictures in (learned, base)
+    )
+    kind = name.removeprefix("ia")
+    return {
+        name: round(after, 4),
+        f"{name}_base": round(before, 4),
+        f"ia_gain{kind}": round(after - before, 4),
+    }
+
+
+def contact_sheet(rows: list[list[Tensor]]) -> Image.Image:
+    """One row per concept: its photos, the base model's pictures, the learned ones."""
+    gap = torch.ones(3, rows[0][0].shape[2], 12)
+    lines = []
+    for groups in rows:
+        parts = [torch.cat(list(pictures), dim=2) for pictures in groups]
+        lines.append(torch.cat([parts[0], gap, parts[1], gap, parts[2]], dim=2))
+    sheet = torch.cat(lines, dim=1)
+    return Image.fromarray((sheet.permute(1, 2, 0) * 255).round().byte().numpy())
+
+
+if __name__ == "__main__":
+    main()
