@@ -82,9 +82,31 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: handle.get_tensor(key) for key in handle.keys()}, metadata  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError) as error:
         raise FileError(
-            f"Could not read {path}: {error}. The file is missing, cut short or not safetensors; "
-            "copy or export it again."
+            f"Could not read {path}: {_why_unreadable(Path(path), error)}. "
+            "Choose another file, or copy or export this one again."
         ) from error
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    """What is wrong with a file that is no complete safetensors file."""
+    try:
+        data = path.stat().st_size - 8
+        with open(path, "rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            begins = handle.read(1)
+            if data < 1 or (begins == b"{" and length > data):
+                return "the file is cut short"
+            if begins != b"{":
+                return "it is not a safetensors file"
+            header = json.loads(begins + handle.read(length - 1))
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        if length + max(ends, default=0) > data:
+            return "the file is cut short"
+    except OSError as failure:
+        return failure.strerror or str(failure)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return "its header is damaged"
+    return str(error)
 
 
 def content_hash(*parts: Any) -> str:

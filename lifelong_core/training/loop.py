@@ -178,8 +178,9 @@ def _check_finite(run: _Run, loss: float, gradient: float) -> None:
     elif not (math.isfinite(loss) and math.isfinite(gradient)):
         what = "loss" if not math.isfinite(loss) else "gradient"
         raise TrainingError(
-            f"The {what} was not finite in step {step} of {run.plan.steps}; training stopped with "
-            f"the weights of step {step - 1}. Try a smaller learning rate, or precision bf16 or fp32."
+            f"The {what} was not finite in step {step} of {run.plan.steps}; training stopped "
+            f"with the weights of step {step - 1}. Try a smaller learning rate, or precision "
+            "bf16 or fp32."
         )
 
 
