@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
+from ..backbone import load_backbone
+from .evaluate import EvaluateSettings, evaluate
+from .judge import load_judge
 from .pretrain.run import STAGES, PretrainSettings, pretrain
-
-WEIGHTS = Path(__file__).parent / "weights"
+from .shipped import WEIGHTS, weights_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,10 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--batch", type=int, default=defaults.batch, help="pictures per UNet step")
     make.add_argument("--vae-width", type=int, default=defaults.vae_width, choices=(32, 48, 64))
     make.add_argument("--workers", type=int, default=defaults.workers, help="rendering processes")
-    make.add_argument("--threads", type=int, default=torch.get_num_threads())
     make.add_argument("--seed", type=int, default=defaults.seed)
     make.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     make.add_argument("--until", choices=STAGES, default=STAGES[-1], help="last stage to run")
+    test = commands.add_parser("evaluate", help="measure how well a demo model draws what is asked")
+    wanted = EvaluateSettings()
+    test.add_argument("--model", type=Path, help="checkpoint, else the shipped one")
+    test.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="result folder")
+    test.add_argument("--count", type=int, default=wanted.count, help="prompts per group")
+    test.add_argument("--steps", type=int, default=wanted.steps, help="sampling steps")
+    test.add_argument("--seed", type=int, default=wanted.seed)
+    test.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for command in (make, test):
+        command.add_argument("--threads", type=int, default=torch.get_num_threads())
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)  # denormals in convolutions cost a third of the speed on a CPU
+    if arguments.world_command == "evaluate":
+        return _evaluate(arguments)
     pretrain(
         PretrainSettings(
             folder=arguments.folder,
@@ -50,4 +63,15 @@ def run(arguments: argparse.Namespace) -> int:
             until=arguments.until,
         )
     )
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    backbone = load_backbone(arguments.model or weights_path("demo"), device=arguments.device)
+    settings = EvaluateSettings(count=arguments.count, steps=arguments.steps, seed=arguments.seed)
+    command = (
+        f"python -m lifelong_core world evaluate --count {settings.count} --steps {settings.steps} "
+        f"--seed {settings.seed}"
+    )
+    evaluate(backbone, load_judge(), settings, arguments.out, command=command)
     return 0

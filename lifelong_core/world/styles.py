@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import astuple, dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -54,16 +55,24 @@ def all_styles() -> list[Style]:
     return [style for style in styles if not style.is_natural]
 
 
+@lru_cache(maxsize=1)
+def _by_use() -> tuple[list[Style], list[Style]]:
+    """The styles for pretraining, and those kept for concepts."""
+    styles = all_styles()
+    return [s for s in styles if not s.is_reserved], [s for s in styles if s.is_reserved]
+
+
 def pretraining_style(dice: Dice) -> Style:
     """A style that is not reserved; single words half of the time."""
-    free = [style for style in all_styles() if not style.is_reserved]
+    free, _ = _by_use()
     single = [style for style in free if len(style.words) == 1]
     return dice.pick(single) if dice.chance(0.5) else dice.pick(free)
 
 
 def concept_style(dice: Dice) -> Style:
     """A reserved combination, for a personal style."""
-    return dice.pick([style for style in all_styles() if style.is_reserved])
+    _, reserved = _by_use()
+    return dice.pick(reserved)
 
 
 def outline(style: Style) -> tuple[RGB, float]:

@@ -106,6 +106,7 @@ class _Run:
         train_clip(
             s.folder,
             self.named,
+            self.autoencoder,
             seed=s.seed,
             seconds=self.seconds("clip"),
             device=s.device,

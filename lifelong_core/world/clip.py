@@ -1,0 +1,109 @@
+"""The world CLIP: image and text similarity for pictures of the demo world.
+
+An open_clip model with small towers and a vocabulary of the words that captions use.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from torch import Tensor
+from torch.nn import functional as F
+
+from .backgrounds import PHRASES
+from .looks import PARTS, PATTERNS
+from .palette import COLOURS
+from .shapes import SHAPES
+from .shipped import read_weights
+from .small import SMALL, shrink
+from .styles import LINES, TEXTURES, TONES
+
+WIDTH = 128
+CONTEXT = 56
+PAD, START = 0, 1
+
+_EMBEDDING = re.compile(r"embedding:\S+")
+_WORD = re.compile(r"[a-z]+(?:-[a-z]+)?")
+
+
+def _vocabulary() -> dict[str, int]:
+    """Every word of captions -> its number; the end mark has the highest, as CLIP wants."""
+    grammar = ["a", "an", "and", "of", "photo", "drawing", "fancy", "with"]
+    words = [
+        *grammar,
+        *(word for phrase in PHRASES.values() for word in phrase.split()),
+        *SHAPES,
+        *COLOURS,
+        *PATTERNS,
+        *PARTS,
+        *(shape.accent_word for shape in SHAPES.values()),
+        *TONES,
+        *LINES,
+        *TEXTURES,
+    ]
+    return {word: number for number, word in enumerate(dict.fromkeys(words), START + 1)}
+
+
+VOCABULARY = _vocabulary()
+END = START + 1 + len(VOCABULARY)
+
+
+def new_clip(seed: int = 0) -> CLIP:
+    """A fresh model; the global random state stays as it was."""
+    vision = CLIPVisionCfg(layers=(2, 2, 2, 1), width=20, head_width=64, image_size=SMALL)
+    text = CLIPTextCfg(context_length=CONTEXT, vocab_size=END + 1, width=WIDTH, heads=4, layers=3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CLIP(WIDTH, vision, text).to(memory_format=torch.channels_last)
+
+
+def word_ids(text: str) -> list[int]:
+    """[CONTEXT] numbers of the words of `text`; unknown ones and concept tokens are dropped."""
+    words = _WORD.findall(_EMBEDDING.sub(" ", text.lower()))
+    ids = [VOCABULARY[word] for word in words if word in VOCABULARY][: CONTEXT - 2]
+    return [START, *ids, END] + [PAD] * (CONTEXT - 2 - len(ids))
+
+
+class WorldClip:
+    """Pictures and words of the demo world as directions whose cosines compare them."""
+
+    width = WIDTH
+
+    def __init__(self, model: CLIP) -> None:
+        self.model = model.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor, batch_size: int = 64) -> Tensor:
+        """[B, 3, H, W] in [0, 1] -> [B, 128] of length one, fp32. Any size; 64 pixels are read."""
+        parts = [
+            F.normalize(self.model.encode_image(normalised(shrink(part))), dim=-1)
+            for part in images.float().split(batch_size)
+        ]
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> [B, 128] of length one, fp32.
+
+        Words that captions never use say nothing here. `embedding:<token>` is dropped, the noun
+        after it kept: the score asks whether the picture shows what the plain words say.
+        """
+        ids = torch.tensor([word_ids(text) for text in texts])
+        return F.normalize(self.model.encode_text(ids), dim=-1)
+
+
+def normalised(images: Tensor) -> Tensor:
+    """[0, 1] -> about unit variance, as the image tower was trained."""
+    return (images - 0.5) * 3.5
+
+
+@lru_cache(maxsize=1)
+def load_world_clip() -> WorldClip:
+    """The shipped model on the CPU. Raises ModelError when its weights are missing."""
+    model = new_clip()
+    model.load_state_dict(read_weights("clip"), strict=False)
+    return WorldClip(model)

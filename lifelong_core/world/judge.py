@@ -1,0 +1,145 @@
+"""The judge: reads from a picture which objects it shows, where, and what they wear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .judge_net import ATTRIBUTES, GLOBALS, GRID, JudgeNet, JudgeOutput, new_judge_net
+from .looks import Look
+from .shapes import NOUNS
+from .shipped import read_weights
+from .small import shrink
+from .styles import Style
+
+PRESENT = 0.35  # least probability of a cell to count as the middle of an object
+APART = 5  # cells: of two middles within a window this wide, the weaker is dropped
+
+
+@dataclass(frozen=True)
+class ThingReading:
+    """One object as the judge sees it. `x`, `y`: its middle, shares of width and height.
+
+    Colours mean nothing in pictures of one tone (sepia, blueprint, mono).
+    """
+
+    noun: str
+    look: Look
+    x: float
+    y: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a picture shows: background, drawing style, and the objects from left to right."""
+
+    background: str
+    style: Style
+    things: tuple[ThingReading, ...]
+
+    @property
+    def nouns(self) -> list[str]:
+        """Sorted, one entry per object: two dogs are two entries."""
+        return sorted(thing.noun for thing in self.things)
+
+
+class Judge:
+    """Reads pictures [B, 3, H, W] in [0, 1] of any size; 64 pixels of them are looked at."""
+
+    def __init__(self, net: JudgeNet) -> None:
+        self.net = net.requires_grad_(False).eval()
+
+    def read(self, images: Tensor, batch_size: int = 64) -> list[Reading]:
+        """One `Reading` per picture."""
+        readings = []
+        for part in images.split(batch_size):
+            output = self._look(part)
+            readings += [_reading(output, row) for row in range(len(part))]
+        return readings
+
+    def where(self, images: Tensor, batch_size: int = 64) -> Tensor:
+        """[B, 8, 16, 16] in [0, 1]: probability that a cell belongs to an object of each noun.
+
+        This stands in for the objects' masks in generated pictures, whose true masks nobody knows.
+        """
+        parts = [self._look(part).nouns.softmax(1)[:, 1:] for part in images.split(batch_size)]
+        return torch.cat(parts)
+
+    def features(self, images: Tensor, batch_size: int = 64) -> Tensor:
+        """[B, 96]: the network's features averaged over the cells that objects cover.
+
+        For similarity of looks: subtract the mean over other pictures before taking cosines.
+        """
+        parts = []
+        for part in images.split(batch_size):
+            output = self._look(part)
+            weight = 1 - output.nouns.softmax(1)[:, 0] + 1e-4
+            total = (output.features * weight[:, None]).sum((2, 3))
+            parts.append(total / weight.sum((1, 2))[:, None])
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def _look(self, images: Tensor) -> JudgeOutput:
+        small = shrink(images.float().clamp(0, 1)).contiguous(memory_format=torch.channels_last)
+        return self.net(small)
+
+
+def _reading(output: JudgeOutput, row: int) -> Reading:
+    centre = output.centre[row].sigmoid()
+    whole = {
+        name: values[int(output.whole[name][row].argmax())] for name, values in GLOBALS.items()
+    }
+    things = [_thing(output, row, centre, y, x) for y, x in _peaks(centre)]
+    return Reading(
+        whole["background"],
+        Style(whole["tone"], whole["line"], whole["texture"]),
+        tuple(sorted(things, key=lambda thing: thing.x)),
+    )
+
+
+def _peaks(centre: Tensor) -> list[list[int]]:
+    """Cells (row, column) that are the strongest around and strong enough."""
+    strongest = F.max_pool2d(centre[None, None], APART, 1, APART // 2)[0, 0]
+    return ((centre == strongest) & (centre > PRESENT)).nonzero().tolist()
+
+
+def _thing(output: JudgeOutput, row: int, centre: Tensor, y: int, x: int) -> ThingReading:
+    """Read noun and look at a peak: logits averaged over its 3 x 3 cells by their strength."""
+    rows = slice(max(y - 1, 0), y + 2)
+    columns = slice(max(x - 1, 0), x + 2)
+    weight = centre[rows, columns]
+    weight = weight / weight.sum()
+
+    def best(logits: Tensor) -> int:
+        return int((logits[row, :, rows, columns] * weight).sum((1, 2)).argmax())
+
+    look = {name: values[best(output.attributes[name])] for name, values in ATTRIBUTES.items()}
+    ys = torch.arange(GRID)[rows].to(weight) + 0.5
+    xs = torch.arange(GRID)[columns].to(weight) + 0.5
+    return ThingReading(
+        noun=NOUNS[best(output.nouns[:, 1:])],
+        look=Look(**_consistent(look)),
+        x=float((weight.sum(0) * xs).sum()) / GRID,
+        y=float((weight.sum(1) * ys).sum()) / GRID,
+        confidence=float(centre[y, x]),
+    )
+
+
+def _consistent(look: dict[str, str | None]) -> dict[str, str]:
+    """Only patterned objects have a second colour."""
+    if look["pattern"] == "plain":
+        look["second"] = None
+    return look  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=1)
+def load_judge() -> Judge:
+    """The shipped judge on the CPU. Raises ModelError when its weights are missing."""
+    net = new_judge_net()
+    net.load_state_dict(read_weights("judge"), strict=False)
+    return Judge(net)

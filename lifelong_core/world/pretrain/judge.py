@@ -1,0 +1,124 @@
+"""Training the judge on rendered scenes, spoiled and reconstructed ones among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...seeding import generator
+from ..grading import FLAT_TONES, grade, summary
+from ..judge import Judge
+from ..judge_net import GLOBALS, JudgeNet, JudgeOutput, new_judge_net
+from ..shipped import WEIGHTS, write_weights
+from .dataset import Scenes, to_images
+from .judge_data import JudgeData, Targets
+from .muon import Muon, split_parameters
+from .stage import Stage, run_stage
+
+BATCH = 64
+MUON_RATE = 0.01
+RATE = 3e-3
+SPREAD = 0.11  # width of the bump that marks an object's middle, as a share of its size
+READ_SPREAD = 0.07  # width of the area where its look is read
+WHOLE_WEIGHT = 0.5
+MEASURED = 256
+
+
+def train_judge(
+    folder: Path,
+    scenes: Scenes,
+    vae: AutoencoderTiny | None,
+    *,
+    seed: int,
+    seconds: float | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
+    weights: Path = WEIGHTS,
+    reconstructed: int = 3000,
+) -> JudgeNet:
+    """Train (or load) on `scenes` and write the result to `weights`.
+
+    With `vae`, the first `reconstructed` pictures are shown through it half of the time.
+    """
+    data = JudgeData(folder, scenes, vae, reconstructed)
+    net = new_judge_net(seed).to(device).train()
+    matrices, rest = split_parameters(net)
+
+    def loss(step: int) -> Tensor:
+        images, targets = data.batch(BATCH, generator(seed, "judge", step))
+        images = images.to(device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            output = net(images)
+        return judge_loss(output, targets.to(device))
+
+    stage = Stage(
+        "judge",
+        folder,
+        net,
+        [Muon(matrices, MUON_RATE), torch.optim.AdamW(rest, RATE, (0.9, 0.99), weight_decay=0.0)],
+        loss,
+        measure=_measure(net, data, scenes),
+        measures=6,
+        ema=0.99,
+    )
+    run_stage(stage, seconds=seconds, steps=steps)
+    write_weights("judge", net.state_dict(), weights)
+    return net.to("cpu").eval()
+
+
+def judge_loss(output: JudgeOutput, targets: Targets) -> Tensor:
+    """Middles, nouns per cell, each object's noun and look; background and style."""
+    present = targets.present
+    middle = targets.bumps(SPREAD).amax(1)
+    loss = middle_loss(output.centre.float(), middle, present.sum())
+    loss = loss + F.cross_entropy(output.nouns.float(), targets.cover)
+    area = targets.bumps(READ_SPREAD)
+    area = area / area.sum((2, 3), keepdim=True).clamp(min=1e-6)
+    wanted = targets.things[present].long()
+    read = [output.nouns[:, 1:], *output.attributes.values()]
+    for column, logits in enumerate(read):
+        at_objects = torch.einsum("bvhw,bkhw->bkv", logits.float(), area)[present]
+        told = wanted[:, column]
+        total = F.cross_entropy(at_objects, told, ignore_index=-1, reduction="sum")
+        loss = loss + total / (told >= 0).sum().clamp(min=1)
+    for column, name in enumerate(GLOBALS):
+        whole = F.cross_entropy(output.whole[name].float(), targets.whole[:, column])
+        loss = loss + WHOLE_WEIGHT * whole
+    return loss
+
+
+def middle_loss(logits: Tensor, middle: Tensor, objects: Tensor) -> Tensor:
+    """Focal loss for object middles (Law and Deng 2018, eq. 1) on `middle` in [0, 1], [B, 16, 16].
+
+    Cells near a middle count less as mistakes; divided by the number of objects.
+    """
+    positive = middle > 0.99
+    hit = F.logsigmoid(logits) * (1 - logits.sigmoid()).square()
+    miss = F.logsigmoid(-logits) * logits.sigmoid().square() * (1 - middle) ** 4
+    return -torch.where(positive, hit, miss).sum() / objects.clamp(min=1)
+
+
+def _measure(net: JudgeNet, data: JudgeData, scenes: Scenes) -> Callable[[], dict[str, float]]:
+    """Accuracy on held-out renders, and on their reconstructions where there are any."""
+    shown = {"": data.small[data.count :][:MEASURED], "rebuilt_": data.held_out_rebuilt[:MEASURED]}
+    asked = [scenes.scene(data.count + index) for index in range(MEASURED)]
+    coloured = [scene.style.tone in FLAT_TONES for scene in asked]
+
+    def measure() -> dict[str, float]:
+        judge = Judge(deepcopy(net).to("cpu"))
+        report: dict[str, float] = {}
+        for prefix, pixels in shown.items():
+            if len(pixels):
+                readings = judge.read(to_images(pixels))
+                rows = zip(readings, asked, coloured, strict=True)
+                grades = [grade(reading, scene) for reading, scene, fair in rows if fair]
+                report |= {prefix + name: value for name, value in summary(grades).items()}
+        return report
+
+    return measure

@@ -1,0 +1,97 @@
+"""Pictures of 64 pixels for judge and CLIP: scenes and their VAE reconstructions, made once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...files import atomic_write, content_hash
+from ..scenes import Scene, render
+from ..small import SMALL, shrink
+from .dataset import to_images
+
+log = logging.getLogger(__name__)
+
+CHUNK = 16  # small batches stay in the cache, where a CPU decodes twice as fast
+
+
+def small_pictures(path: Path, pictures: np.ndarray) -> np.ndarray:
+    """uint8 [N, 64, 64, 3] of `pictures` [N, 128, 128, 3], kept in `path`."""
+    return cached(path, lambda: _shrunk(pictures, lambda images: images))
+
+
+def rebuilt_pictures(
+    folder: Path, name: str, pictures: np.ndarray, vae: AutoencoderTiny
+) -> np.ndarray:
+    """`small_pictures` after the VAE, as generated pictures look at their best.
+
+    Kept by `name`, count and content of the VAE.
+    """
+    key = content_hash(dict(vae.state_dict()))[:12]
+    path = folder / f"rebuilt-{name}-{len(pictures)}-{key}.npy"
+    return cached(path, lambda: _shrunk(pictures, _through(vae)))
+
+
+def _through(vae: AutoencoderTiny) -> Callable[[Tensor], Tensor]:
+    weight = next(vae.parameters())
+
+    def through(images: Tensor) -> Tensor:
+        images = images.to(weight.device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            decoded = vae.decode(vae.encode(images * 2 - 1).latents).sample
+        return (decoded.float() / 2 + 0.5).clamp(0, 1).cpu()
+
+    return through
+
+
+def cached(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array in `path`, made and written first if there is none; memory-mapped."""
+    if not path.exists():
+        array = make()
+
+        def write(temporary: Path) -> None:
+            with open(temporary, "wb") as handle:
+                np.save(handle, array)
+
+        atomic_write(path, write)
+        log.info("wrote %s %s", path.name, array.shape)
+    return np.load(path, mmap_mode="r")
+
+
+@torch.no_grad()
+def _shrunk(pictures: np.ndarray, change: Callable[[Tensor], Tensor]) -> np.ndarray:
+    small = np.empty((len(pictures), SMALL, SMALL, 3), dtype=np.uint8)
+    for start in range(0, len(pictures), CHUNK):
+        images = to_images(pictures[start : start + CHUNK])
+        small[start : start + CHUNK] = to_pixels(shrink(change(images)))
+    return small
+
+
+def to_pixels(images: Tensor) -> np.ndarray:
+    """[B, 3, H, W] in [0, 1] -> uint8 [B, H, W, 3]."""
+    return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def rendered(scenes: Iterable[Scene]) -> np.ndarray:
+    """uint8 [N, 64, 64, 3]: scenes drawn at full size, then shrunk."""
+    return np.concatenate([to_pixels(shrink(render(scene).image[None])) for scene in scenes])
+
+
+def spoil(images: Tensor, draw: torch.Generator) -> Tensor:
+    """What generated pictures suffer from: grain, blotches, blur, each in half of the pictures."""
+    count = len(images)
+    strength = torch.rand(count, 3, 1, 1, 1, generator=draw)
+    strength = strength * (torch.rand(count, 3, 1, 1, 1, generator=draw) < 0.5)
+    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    images = images.lerp(blurred, strength[:, 0])
+    grain = torch.randn(images.shape, generator=draw)
+    coarse = torch.randn(count, 3, SMALL // 4, SMALL // 4, generator=draw)
+    blotches = F.interpolate(coarse, scale_factor=4, mode="bilinear", align_corners=False)
+    return images + 0.06 * strength[:, 1] * grain + 0.06 * strength[:, 2] * blotches
