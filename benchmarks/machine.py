@@ -1,31 +1,27 @@
-"""What a result was measured on and with."""
+"""What a result was measured on and with: what the library says of itself, and what a benchmark in
+a real ComfyUI adds."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
+from lifelong_core.evaluation import record
 from lifelong_core.launch import comfyui
 from lifelong_core.launch.paths import ROOT
 
-PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
 GIB = 2**30
 
 
 def versions() -> dict[str, str]:
     """Of this pack, Python, the packages that matter, and ComfyUI if it is here."""
-    found = {
-        "lifelong": _version_in(ROOT / "pyproject.toml", r'^version = "(.+)"'),
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in PACKAGES},
-    }
+    found = {"lifelong": _version_in(ROOT / "pyproject.toml", r'^version = "(.+)"')}
+    found |= record.versions()
     located = comfyui.locate()
     if located is not None:
         file = located.path / "comfyui_version.py"
@@ -34,16 +30,11 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, how much of it this process may use, memory, accelerator and system."""
-    return {
-        "processor": _processor(),
-        "cores": psutil.cpu_count(),
-        "cores_used": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else psutil.cpu_count(),
-        "threads": torch.get_num_threads(),
+    """Processor, how much of it this process may use, memory, GPU and system."""
+    cores = psutil.cpu_count()
+    return record.hardware() | {
+        "cores_used": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores,
         "memory_gib": round(psutil.virtual_memory().total / GIB, 1),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",
     }
 
@@ -53,14 +44,6 @@ def load() -> float:
     return round(psutil.getloadavg()[0], 2)
 
 
-def _processor() -> str:
-    """The model's name where the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        return _version_in(cpuinfo, r"^model name\s*:\s*(.+)")
-    return platform.processor()
-
-
 def _version_in(path: Path, pattern: str) -> str:
     match = re.search(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)
-    return match[1].strip() if match else "unknown"
+    return match[1] if match else "unknown"
