@@ -26,16 +26,17 @@ from ..lifelong_core.errors import ModelError
 from .codec import ComfyCodec
 
 ENCODERS = ("clip_l", "clip_g", "clip_h")
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SUPPORTED = "Stable Diffusion 1, 2 or XL, or the pack's demo model"
 
 
 @contextmanager
-def training_backbone(model: Any, clip: Any, vae: Any) -> Iterator[Backbone]:
+def training_backbone(model: Any, clip: Any, vae: Any, precision: str) -> Iterator[Backbone]:
     """A Backbone with the weights that MODEL and CLIP sample with, LoRAs of other nodes merged in.
 
     Enter it outside inference mode. ComfyUI's own models are unloaded first; the copy's memory is
-    free when the block is left, whatever ended it.
+    free when the block is left, whatever ended it. precision: "fp32", "bf16" or "fp16", the
+    format of the copy's weights.
 
     Raises ModelError, before any memory is spent, for models that cannot be trained.
     """
@@ -50,7 +51,7 @@ def training_backbone(model: Any, clip: Any, vae: Any) -> Iterator[Backbone]:
         [_encoder_weights(clip, name) for name in _encoders(clip)],
         codec,
         prediction_type=prediction_type,
-        dtype=_dtype(model),
+        dtype=DTYPES[precision],
         device=model.load_device,
         zero_terminal_snr=zero_terminal_snr,
     )
@@ -73,17 +74,32 @@ class BaseModel:
 
 def base_model(model: Any) -> BaseModel:
     """Family and fingerprint of a MODEL. Raises ModelError for models of no known family."""
-    _check_model(model)
+    family = model_family(model)
     prediction_type, _ = _sampling(model)
     with torch.inference_mode():  # The UNet below holds ComfyUI's own tensors, not copies.
         weights = _unet_weights(model)
-        shapes = {key: tuple(weight.shape) for key, weight in weights.items()}
-        refuse_foreign(shapes, "The UNet")
-        family = unet_family(shapes, "The UNet")
         unet = empty_unet(family)
         names = unet_diffusers_to_ldm(family.name)
         unet.load_state_dict({name: weights[names[name]] for name in shapes_of(unet)}, assign=True)
         return BaseModel(family, fingerprint(family.name, prediction_type, unet))
+
+
+def model_family(model: Any) -> Family:
+    """The family of a MODEL, as far as it can be trained. Raises ModelError for any other."""
+    _check_model(model)
+    state = model.model.diffusion_model.state_dict()
+    shapes = {key: tuple(weight.shape) for key, weight in state.items()}
+    refuse_foreign(shapes, "The UNet")
+    return unet_family(shapes, "The UNet").for_prediction(_sampling(model)[0])
+
+
+def usual_precision(model: Any, wanted: str) -> str:
+    """`wanted` if the MODEL's device is good at it, otherwise what it is good at."""
+    if model.load_device.type == "cpu":
+        return "fp32"
+    if wanted == "bf16" and not comfy.model_management.should_use_bf16(model.load_device):
+        return "fp16"
+    return wanted
 
 
 def _check_model(model: Any) -> None:
@@ -121,7 +137,7 @@ def _check_clip(clip: Any) -> None:
 
 def _check_precision(name: str, module: torch.nn.Module) -> None:
     for key, weight in module.state_dict().items():
-        if weight.is_floating_point() and weight.dtype not in FLOATS:
+        if weight.is_floating_point() and weight.dtype not in DTYPES.values():
             raise ModelError(
                 f"The weights of this {name} are {weight.dtype} ({key}); lessons need float32, "
                 "float16 or bfloat16. Load the checkpoint with its full weights instead of an "
@@ -146,10 +162,6 @@ def _sampling(model: Any) -> tuple[str, bool]:
         "This MODEL samples with another noise schedule or prediction than Stable Diffusion's "
         "(LCM or the like). Link the MODEL as it is before the node that changes its sampling."
     )
-
-
-def _dtype(model: Any) -> torch.dtype:
-    return torch.float32 if model.load_device.type == "cpu" else model.model.get_dtype()
 
 
 def _unet_weights(model: Any) -> Mapping[str, Tensor]:

@@ -7,9 +7,11 @@ from comfy_api.latest import ComfyExtension, io
 from .demo_model import register_demo_model
 from .export_lora import ExportLifelongLora
 from .folders import register_state_folders
+from .learn_concept_task import LearnConceptTask
 from .state_nodes import ApplyLifelongState, LoadLifelongState, SaveLifelongState
 
 NODES: list[type[io.ComfyNode]] = [
+    LearnConceptTask,
     SaveLifelongState,
     LoadLifelongState,
     ApplyLifelongState,

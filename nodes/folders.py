@@ -14,9 +14,17 @@ STATE_ENDING = ".lifelong.safetensors"
 
 
 def register_state_folders() -> None:
-    """Make `output/lifelong` (written) and `models/lifelong` known to ComfyUI's file lists."""
-    for parent in (folder_paths.get_output_directory(), folder_paths.models_dir):
-        folder_paths.add_model_folder_path(STATES, str(Path(parent) / STATES))
+    """Make the folders with states known to ComfyUI's file lists.
+
+    States are saved in output/lifelong; models/lifelong is for those that came from elsewhere;
+    lessons that broke off leave their last good weights in the workspace.
+    """
+    for folder in (
+        state_folder(),
+        Path(folder_paths.models_dir) / STATES,
+        workspace() / "broken_off",
+    ):
+        folder_paths.add_model_folder_path(STATES, str(folder))
 
 
 def state_folder() -> Path:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 
 def to_pil(picture: Tensor) -> Image.Image:
-    """A picture [3, H, W] (or the first of a batch) in [0, 1] as a PIL image."""
-    single = picture[0] if picture.dim() == 4 else picture
-    pixels = single.detach().cpu().float().clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
+    """A picture [3, H, W] in [0, 1] as a PIL image."""
+    pixels = picture.detach().cpu().float().clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())

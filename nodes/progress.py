@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import comfy.model_management
 import comfy.utils
 from PIL import Image
 
+from ..lifelong_core.training.progress import Progress
 from .pictures import to_pil
-
-if TYPE_CHECKING:
-    from ..lifelong_core.training import Progress
 
 PREVIEW_SIZE = 512
 
@@ -20,14 +16,14 @@ class ComfyProgress:
     """Callable for `on_progress`. Raises ComfyUI's interrupt when the user has pressed cancel."""
 
     def __init__(self) -> None:
-        self.bar: comfy.utils.ProgressBar | None = None
+        self.phase = ""
+        self.bar = comfy.utils.ProgressBar(1)
 
     def __call__(self, progress: Progress) -> None:
-        # The bar checks for a cancel too, but only when it is sent, which ComfyUI does not do
-        # at every step.
+        # The bar would check for a cancel too, but it skips steps that follow each other quickly.
         comfy.model_management.throw_exception_if_processing_interrupted()
-        if self.bar is None:
-            self.bar = comfy.utils.ProgressBar(progress.of)
+        if progress.phase != self.phase:
+            self.phase, self.bar = progress.phase, comfy.utils.ProgressBar(progress.of)
         preview = None
         if progress.preview is not None:
             picture = to_pil(progress.preview)

@@ -57,7 +57,7 @@ def loaded(name: str = "base") -> tuple[Any, Any, Any]:
 
 
 def backbone(model: Any, clip: Any, vae: Any) -> Any:
-    return pack("nodes.bridge").training_backbone(model, clip, vae)
+    return pack("nodes.bridge").training_backbone(model, clip, vae, "fp32")
 
 
 def some_state(fingerprint: str, token: str = "my_dog", seed: int = 0) -> Any:

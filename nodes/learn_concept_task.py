@@ -1,0 +1,129 @@
+"""The node that teaches one concept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..lifelong_core.errors import InputError
+from ..lifelong_core.lesson import defaults_for
+from ..lifelong_core.methods import learn
+from ..lifelong_core.state import LifelongState
+from .bridge import model_family, training_backbone, usual_precision
+from .folders import workspace
+from .lesson_schema import lesson_inputs
+from .lesson_values import lesson_settings, lesson_task, only
+from .loss_plot import loss_plot
+from .patching import applied_tokens, apply_state, remove_state
+from .progress import ComfyProgress
+from .types import LifelongStateType
+
+PREVIEWS = 12
+"""Preview pictures per lesson: enough to watch it learn, a small part of its time."""
+
+
+class LearnConceptTask(io.ComfyNode):
+    """One lesson: pictures of a concept in, a model that can draw it out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LearnConceptTask",
+            display_name="Learn Concept",
+            category="lifelong",
+            description="Teaches the model one concept of your own (a pet, a toy, a backpack) from "
+            "a few pictures. The new MODEL and CLIP draw it when a prompt says "
+            "'embedding:<token> <noun>'; link the state into the next lesson to teach more.",
+            search_aliases=[
+                "train lora",
+                "dreambooth",
+                "textual inversion",
+                "personalization",
+                "teach concept",
+                "fine-tune",
+            ],
+            # A list of pictures of different sizes is one lesson, not one lesson per picture.
+            is_input_list=True,
+            is_output_node=True,
+            inputs=lesson_inputs(),
+            outputs=[
+                LifelongStateType.Output(
+                    "state",
+                    tooltip="Everything learned so far: for the next lesson, to save or to export.",
+                ),
+                io.Model.Output("model", tooltip="The MODEL with all concepts of the state."),
+                io.Clip.Output(
+                    "clip",
+                    tooltip="The CLIP with all tokens of the state: write embedding:<token> <noun> "
+                    "in a prompt. No embedding file is needed.",
+                ),
+                io.Image.Output("loss_plot", tooltip="The lesson's loss over its steps."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: list[Any],
+        clip: list[Any],
+        vae: list[Any],
+        images: list[torch.Tensor],
+        token: list[str],
+        noun: list[str],
+        method: list[str],
+        captions: list[str] | None = None,
+        state: list[LifelongState] | None = None,
+        resolution: list[int] | None = None,
+        **widgets: list[Any],
+    ) -> io.NodeOutput:
+        given = only("state", state) if state else None
+        plain_model, plain_clip = _without_lessons(only("model", model), only("clip", clip), given)
+        values = {name: only(name, value) for name, value in widgets.items()}
+        size = only("resolution", resolution) if resolution else 0
+        with torch.inference_mode(False):
+            family = model_family(plain_model)
+            usual = defaults_for(family.name)
+            usual = replace(usual, precision=usual_precision(plain_model, usual.precision))
+            settings = lesson_settings(usual, given, **values)
+            task = lesson_task(
+                only("token", token),
+                only("noun", noun),
+                images,
+                captions,
+                size=size or family.default_size,
+            )
+            copy = training_backbone(plain_model, plain_clip, only("vae", vae), settings.precision)
+            with copy as backbone:
+                learned = learn(
+                    backbone,
+                    task,
+                    state=given,
+                    method=only("method", method),
+                    settings=settings,
+                    on_progress=ComfyProgress(),
+                    preview_every=max(1, settings.steps // PREVIEWS),
+                    workspace=workspace(),
+                )
+        plot = loss_plot(learned.records[-1].metrics["loss"], f"loss, {task.phrase}")
+        return io.NodeOutput(
+            learned,
+            *apply_state(plain_model, plain_clip, learned),
+            plot,
+            ui=ui.PreviewImage(plot, cls=cls),
+        )
+
+
+def _without_lessons(model: Any, clip: Any, state: LifelongState | None) -> tuple[Any, Any]:
+    """MODEL and CLIP as before this pack's earlier lessons, which are part of `state`."""
+    known = {concept.token for concept in state.concepts} if state else set()
+    lost = sorted({*applied_tokens(model), *applied_tokens(clip)} - known)
+    if lost:
+        raise InputError(
+            f"This MODEL or CLIP comes from a lesson and knows {', '.join(lost)}, which would be "
+            "forgotten. Link the LIFELONG_STATE of that lesson too; or, to begin anew, the MODEL "
+            "and CLIP of the checkpoint."
+        )
+    return remove_state(model), remove_state(clip)
