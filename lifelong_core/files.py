@@ -48,6 +48,12 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
     return path
 
 
+def check_writable(folder: Path) -> None:
+    """Raise FileError unless files can be written in `folder`, which is made if missing."""
+    probe = atomic_write(Path(folder) / f".{uuid4().hex[:8]}", lambda path: _write_text(path, "\n"))
+    probe.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> Path:
     """Write `value` as indented JSON, atomically."""
     text = json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n"

@@ -14,7 +14,7 @@ from . import __version__
 from .backbone import Backbone
 from .concepts import ConceptTask, check_new_token
 from .errors import FileError, InputError, TrainingError
-from .files import content_hash
+from .files import check_writable, content_hash
 from .lesson import LessonSettings, defaults_for
 from .objectives import Term, denoising, prior_preservation
 from .state import LifelongState, load_state, save_state
@@ -101,6 +101,8 @@ def learn(
     known = _finished_before(finished)
     if known is not None:
         return known
+    if workspace is not None:
+        check_writable(workspace)
     chosen = METHODS[method]
     lesson = prepare_lesson(backbone, task, settings, state, chosen.start)
     session = None
