@@ -9,6 +9,7 @@ from importlib import import_module
 from types import ModuleType
 
 from ..errors import LifelongError, SetupError
+from ..launch.console import ended_by_signals
 from .commands import COMMANDS, Command
 
 PACKAGE = __name__.rsplit(".", 2)[0]
@@ -30,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if module is None:
             parser.print_help()
             return 2
-        code = module.run(arguments)
+        with ended_by_signals():
+            code = module.run(arguments)
         return int(code)
     except LifelongError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

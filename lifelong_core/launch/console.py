@@ -44,7 +44,7 @@ def call(
             return process.wait()
         except KeyboardInterrupt:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(timeout=30)
+                return process.wait(timeout=10)
             raise
         finally:
             if process.poll() is None:

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import SetupError
 from .client import RunResult
 from .comfyui import locate_or_fetch
-from .console import ended_by_signals, say
+from .console import say
 from .convert import to_api
 from .environment import enter
 from .pack import prepare_base
@@ -47,7 +47,7 @@ def run(_arguments: argparse.Namespace) -> int:
     prepare_demo(BASE)
     workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     say("Starting ComfyUI.")
-    with ended_by_signals(), ComfyServer(comfyui, BASE) as server:
+    with ComfyServer(comfyui, BASE) as server:
         prompt = to_api(workflow, server.object_info())
         say(f"Running {WORKFLOW.name} on {'the CPU' if server.cpu else 'the GPU'}:")
         result = server.run(prompt, timeout=3600, on_event=ProgressLines(prompt))

@@ -9,7 +9,7 @@ import sys
 from . import lint
 from .browser import find_or_install_chromium
 from .comfyui import locate_or_fetch
-from .console import call, ended_by_signals, say
+from .console import call, say
 from .environment import enter
 from .paths import ROOT
 
@@ -28,9 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"ComfyUI: {comfyui.path}")
     say(f"Chromium: {find_or_install_chromium()}")
     os.chdir(ROOT)
-    with ended_by_signals():
-        complaints = lint.check()
-        tests = call([sys.executable, "-m", "pytest", *arguments.pytest])
+    complaints = lint.check()
+    tests = call([sys.executable, "-m", "pytest", *arguments.pytest])
     if complaints:
         say("The tests ran, but lint complained; see above them.")
     return tests or complaints

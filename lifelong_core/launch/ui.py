@@ -7,7 +7,7 @@ import time
 
 from ..errors import SetupError
 from .comfyui import locate_or_fetch
-from .console import ended_by_signals, say
+from .console import say
 from .demo import prepare_demo
 from .environment import enter
 from .pack import FOLDER
@@ -27,7 +27,7 @@ def run(_arguments: argparse.Namespace) -> int:
     comfyui = locate_or_fetch()
     prepare_demo(BASE)
     say("Starting ComfyUI.")
-    with ended_by_signals(), ComfyServer(comfyui, BASE) as server:
+    with ComfyServer(comfyui, BASE) as server:
         names = ", ".join(sorted(path.stem for path in WORKFLOWS.glob("*.json")))
         say(f"\nComfyUI runs. Open {server.base_url} in a web browser.")
         say("The workflows are in its menu under Workflow > Browse Templates, in the list on the")

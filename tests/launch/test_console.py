@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from lifelong_core.errors import SetupError
 from lifelong_core.launch import browser, console
+from lifelong_core.launch.paths import ROOT
 
 
 def test_a_command_that_fails_twice_and_then_works_is_enough(tmp_path: Path) -> None:
@@ -40,6 +43,24 @@ def test_a_missing_program_is_no_crash(tmp_path: Path) -> None:
     code, output = console.capture([tmp_path / "nothing"])
     assert code != 0
     assert "nothing" in output
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to send")
+def test_a_command_asked_to_end_takes_its_children_along(tmp_path: Path) -> None:
+    child = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))"
+    program = (
+        "import sys; from lifelong_core.launch.console import call, ended_by_signals\n"
+        f"with ended_by_signals(): call([sys.executable, '-c', {child + '; time.sleep(60)'!r}, "
+        "sys.argv[1]])"
+    )
+    note = tmp_path / "child"
+    with subprocess.Popen([sys.executable, "-c", program, str(note)], cwd=ROOT) as parent:
+        while not (note.exists() and note.read_text()):
+            time.sleep(0.05)
+        parent.terminate()
+        assert parent.wait(timeout=20) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to send")
