@@ -29,7 +29,7 @@ from lifelong_core.launch import comfyui
 from lifelong_core.launch.console import ended_by_signals, say
 from lifelong_core.launch.convert import to_api
 from lifelong_core.launch.demo import WORKFLOW, prepare_demo_inputs
-from lifelong_core.launch.pack import link_folder, prepare_base
+from lifelong_core.launch.pack import link_folder, place_file, prepare_base
 from lifelong_core.launch.paths import CACHE
 from lifelong_core.launch.progress import ProgressLines
 from lifelong_core.launch.server import ComfyServer
@@ -39,7 +39,7 @@ FAMILIES = {"sd15": "sd1", "sdxl": "sdxl"}
 NEEDED_GIB = {"sd15": 12, "sdxl": 36}
 """ComfyUI's weights and the copy that is trained, both in 32 bits, and what lies between layers."""
 
-BASE = CACHE / "true_size"
+FOLDER = CACHE / "true_size"
 PROBE = Path(__file__).with_name("comfyui_probe")
 LESSON = {"steps": 2, "resolution": 256, "prior_pictures": 1, "accumulation": 1}
 TIMEOUT = 4 * 3600.0
@@ -73,20 +73,24 @@ def measure(name: str, *, keep: bool) -> None:
 
 def run_workflow(name: str, *, keep: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Learn, sample, and sample again from the files. Returns the summary and both runs."""
-    base = prepare_base(BASE / name)
+    checkpoint = FOLDER / f"random_{name}.safetensors"
+    base = FOLDER / "base"
+    shutil.rmtree(base, ignore_errors=True)
     try:
+        prepare_base(base)
         prepare_demo_inputs(base / "input")
         link_folder(PROBE, base / "custom_nodes" / PROBE.name)
-        checkpoint = base / "models" / "checkpoints" / f"random_{name}.safetensors"
         build_checkpoint(FAMILIES[name], checkpoint)
+        place_file(checkpoint, base / "models" / "checkpoints" / checkpoint.name)
         with ComfyServer(comfyui.require(), base, cpu=True) as server:
             workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
             prompt = to_api(workflow, server.object_info())
             learn = at_true_size(prompt, checkpoint.name, LESSON)
             return compare(server, learn)
     finally:
+        shutil.rmtree(base)
         if not keep:
-            shutil.rmtree(base)
+            checkpoint.unlink(missing_ok=True)
 
 
 def build_checkpoint(family: str, path: Path) -> None:
@@ -103,24 +107,27 @@ def compare(
     first, learned = run(server, learn, "learn and sample")
     (lora,) = server.folder("models/loras").glob("*.safetensors")
     (state,) = server.folder("output/lifelong").glob("*.safetensors")
-    training = load_state(state).records[-1].metrics
+    lesson = load_state(state).records[-1]
+    first["lesson"] = dict(lesson.settings)
     second, loaded = run(server, with_stock_loader(learn, lora.name), "load and sample")
     log = server.logs()
     summary = {
         "lora_layers_written": layers_in(lora),
         "lora_layers_loaded": second.pop("patched_layers"),
         "lora_keys_not_loaded": log.count("lora key not loaded") + log.count("NOT LOADED"),
-        "seconds_per_step": round(training["seconds"] / training["steps"], 2),
+        "seconds_per_step": round(lesson.metrics["seconds"] / lesson.metrics["steps"], 2),
         "peak_memory_gib": first["peak_memory_gib"],
-        "largest_difference_of_255": largest_difference(learned, loaded),
+        "largest_difference_of_255": max(
+            largest_difference(learned[node], picture) for node, picture in loaded.items()
+        ),
     }
     return summary, [first, second]
 
 
 def run(
     server: ComfyServer, prompt: Mapping[str, Any], what: str
-) -> tuple[dict[str, Any], list[Path]]:
-    """One workflow: its row of the result, and the pictures that it saved."""
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """One workflow: its row of the result, and node -> the picture that it saved."""
     say(f"Running: {what}.")
     (process,) = psutil.Process().children()
     timeline, lines = Timeline(prompt), ProgressLines(prompt)
@@ -135,7 +142,12 @@ def run(
     for node, output in result.outputs.items():
         if prompt[node]["class_type"] == "CountPatchedLayers":
             row["patched_layers"] = int(output["text"][0])
-    saved = [path for path in server.files(result) if server.folder("output") in path.parents]
+    saved = {
+        node: server.base / picture["type"] / picture["subfolder"] / picture["filename"]
+        for node, output in result.outputs.items()
+        for picture in output.get("images", ())
+        if prompt[node]["class_type"] == "SaveImage"
+    }
     return row, saved
 
 
@@ -144,14 +156,11 @@ def layers_in(lora: Path) -> int:
     return sum(key.endswith(".lora_down.weight") for key in load_tensors(lora)[0])
 
 
-def largest_difference(ours: list[Path], theirs: list[Path]) -> int:
-    """Between the pictures of both runs, over all values, in steps of 255."""
-    worst = 0
-    for one, other in zip(ours, theirs, strict=True):
-        with Image.open(one) as left, Image.open(other) as right:
-            difference = np.asarray(left, np.int16) - np.asarray(right, np.int16)
-            worst = max(worst, int(np.abs(difference).max()))
-    return worst
+def largest_difference(one: Path, other: Path) -> int:
+    """Between two pictures, over all values, in steps of 255."""
+    with Image.open(one) as left, Image.open(other) as right:
+        difference = np.asarray(left, np.int16) - np.asarray(right, np.int16)
+    return int(np.abs(difference).max())
 
 
 if __name__ == "__main__":

@@ -41,9 +41,10 @@ class MemoryWatch:
         self._thread.join()
 
     def peak_gib(self, start: float = 0.0, end: float = float("inf")) -> float:
-        """The most between two readings of `time.monotonic`."""
+        """The most between two readings of `time.monotonic`, what was there before included."""
+        before = [size for moment, size in self.samples if moment < start][-1:]
         found = [size for moment, size in self.samples if start <= moment <= end]
-        return round(max(found, default=0) / GIB, 2)
+        return round(max(before + found, default=0) / GIB, 2)
 
     def _watch(self) -> None:
         while not self._stop.wait(INTERVAL):
