@@ -56,18 +56,20 @@ def main() -> None:
 
 def measure(name: str, *, keep: bool) -> None:
     """Record `true_size_<name>.json`."""
+    free = psutil.virtual_memory().available / GIB
+    fits = free >= NEEDED_GIB[name]
+    workflow = {"workflow": WORKFLOW.name, "weights": "random", **LESSON, "sampling_steps": 1}
     recorder = Recorder(
         f"true_size_{name}",
         f"python -m benchmarks.true_size --family {name}",
-        {"workflow": WORKFLOW.name, "weights": "random", **LESSON, "sampling_steps": 1},
+        workflow if fits else {"weights": "none: torch's meta device"},
     )
-    free = psutil.virtual_memory().available / GIB
-    if free < NEEDED_GIB[name]:
+    if fits:
+        summary, runs = run_workflow(name, keep=keep)
+    else:
         say(f"{NEEDED_GIB[name]} GiB of memory are needed, {free:.0f} are free:")
         say("only the layers' names and sizes are checked, without their weights.")
         summary, runs = load_on_meta_device(FAMILIES[name])
-    else:
-        summary, runs = run_workflow(name, keep=keep)
     say(f"Recorded {recorder.write(summary, runs).name}: {json.dumps(summary)}")
 
 
@@ -130,7 +132,7 @@ def run(
     """One workflow: its row of the result, and node -> the picture that it saved."""
     say(f"Running: {what}.")
     (process,) = psutil.Process().children()
-    timeline, lines = Timeline(prompt), ProgressLines(prompt)
+    timeline, lines = Timeline(prompt, process), ProgressLines(prompt)
 
     def on_event(event: dict[str, Any]) -> None:
         timeline(event)

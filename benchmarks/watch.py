@@ -59,29 +59,35 @@ class MemoryWatch:
 
 @dataclass
 class Timeline:
-    """When each node of a workflow ran. Give it to a run as `on_event`."""
+    """When each node of a workflow ran in a server's process. Give it to a run as `on_event`."""
 
     workflow: Mapping[str, Any]
-    spans: dict[str, list[float]] = field(default_factory=dict)
+    process: psutil.Process
+    spans: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """Node id -> begin and end, each by the clock and by the processor's work for the process."""
     _current: str | None = None
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if event["type"] not in ("executing", "execution_success"):
             return
-        now, node = time.monotonic(), event["data"].get("node")
+        work = self.process.cpu_times()
+        now = (time.monotonic(), work.user + work.system)
         if self._current is not None:
             self.spans[self._current].append(now)
+        node = event["data"].get("node")
         self._current = node if node in self.workflow else None
         if self._current is not None:
             self.spans[self._current] = [now]
 
     def table(self, memory: MemoryWatch) -> list[dict[str, Any]]:
-        """Per node: its kind, seconds, and the most memory while it ran."""
+        """Per node: its kind, seconds by the clock, seconds of work on the processor (which a busy
+        machine does not stretch), and the most memory while it ran."""
         return [
             {
                 "node": self.workflow[node]["class_type"],
-                "seconds": round(span[-1] - span[0], 2),
-                "peak_memory_gib": memory.peak_gib(span[0], span[-1]),
+                "seconds": round(end - start, 2),
+                "cpu_seconds": round(work_end - work_start, 2),
+                "peak_memory_gib": memory.peak_gib(start, end),
             }
-            for node, span in self.spans.items()
+            for node, ((start, work_start), (end, work_end)) in self.spans.items()
         ]

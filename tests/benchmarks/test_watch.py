@@ -42,7 +42,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_nodes_are_timed(clock: None) -> None:
-    timeline = Timeline({"1": {"class_type": "Loader"}, "2": {"class_type": "Lesson"}})
+    process = psutil.Process()
+    timeline = Timeline({"1": {"class_type": "Loader"}, "2": {"class_type": "Lesson"}}, process)
     events = [
         ("execution_start", {}),
         ("executing", {"node": "1"}),
@@ -52,10 +53,14 @@ def test_nodes_are_timed(clock: None) -> None:
         ("execution_success", {"prompt_id": "x"}),
     ]
     for kind, data in events:
+        if kind == "progress":
+            sum(range(20_000_000))
         timeline({"type": kind, "data": data})
-    with MemoryWatch(psutil.Process()) as memory:
+    with MemoryWatch(process) as memory:
         memory.samples[:] = [(0.5, 2**31), (1.5, 2**30), (9.0, 2**32)]
         table = timeline.table(memory)
+    idle, busy = (row.pop("cpu_seconds") for row in table)
+    assert 0 <= idle < busy
     assert table == [
         {"node": "Loader", "seconds": 1.0, "peak_memory_gib": 2.0},
         {"node": "Lesson", "seconds": 1.0, "peak_memory_gib": 2.0},
