@@ -7,7 +7,7 @@ and class stay untouched, and removing that attribute restores it bit by bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from .spec import AdapterSpec
 if TYPE_CHECKING:
     from ..backbone import Backbone
 
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[..., Tensor]
 TEXT_TARGETS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
 
 
@@ -69,9 +69,9 @@ class Attachment:
         self._modules = []
 
 
-def base_forward(module: nn.Module, x: Tensor) -> Tensor:
+def base_forward(module: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
     """What `module` computes without any adapter."""
-    return type(module).forward(module, x)
+    return type(module).forward(module, *args, **kwargs)
 
 
 def computes_in_fp32(x: Tensor) -> bool:

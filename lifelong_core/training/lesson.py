@@ -19,6 +19,7 @@ from ..sampling import generate
 from ..seeding import derive_seed
 from ..state import LifelongState, TaskRecord
 from .batches import Batches, Pictures
+from .cpu import cheaper_layers
 from .loop import TOTAL, TrainPlan, train
 from .optimizer import ParameterGroup
 from .precision import autocast_dtype
@@ -99,7 +100,7 @@ def run_lesson(
     """
     backbone, settings = lesson.backbone, lesson.settings
     sources = lesson_pictures(lesson, priors, on_progress)
-    with lesson.adapter.attached(backbone):
+    with lesson.adapter.attached(backbone), cheaper_layers(backbone.unet):
         plan = TrainPlan(
             device=backbone.device,
             steps=settings.steps,
