@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import SetupError
-from .client import RunResult
+from .collect import collect, tell
 from .comfyui import locate_or_fetch
 from .console import say
 from .convert import to_api
@@ -24,14 +21,6 @@ from .server import ComfyServer
 WORKFLOW = WORKFLOWS / "learn_concept.json"
 STREAM_SEED = 2
 PHOTOS = 5
-
-PICTURE = "pictures that ComfyUI made"
-KINDS = (
-    ("models/loras", "*.safetensors", "the LoRA, for Load LoRA and other programs"),
-    ("models/loras", "*.png", "its preview"),
-    ("models/embeddings", "*.safetensors", "the concept's word, for prompts (embeddings folder)"),
-    ("output/lifelong", "*.safetensors", "all that was learned, to go on teaching from"),
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,10 +38,15 @@ def run(_arguments: argparse.Namespace) -> int:
     say("Starting ComfyUI.")
     with ComfyServer(comfyui, BASE) as server:
         prompt = to_api(workflow, server.object_info())
+        for node in prompt.values():
+            if node["class_type"] == "ExportLifelongLora":
+                # The demo of an earlier version may have left another embedding of this name.
+                node["inputs"]["replace_embeddings"] = True
         say(f"Running {WORKFLOW.name} on {'the CPU' if server.cpu else 'the GPU'}:")
         result = server.run(prompt, timeout=3600, on_event=ProgressLines(prompt))
         made = collect(server, prompt, result, DEMO_OUTPUT)
-    tell(made)
+    tell(made, DEMO_OUTPUT)
+    say("To try it by hand in ComfyUI's web page: make ui (python -m lifelong_core ui).")
     return 0
 
 
@@ -87,39 +81,3 @@ def _write_png(path: Path, photo: Any) -> None:
 
     pixels = (photo.permute(1, 2, 0) * 255).round().byte().numpy()
     atomic_write(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"))
-
-
-def collect(
-    server: ComfyServer, workflow: Mapping[str, Any], result: RunResult, target: Path
-) -> list[tuple[str, Path]]:
-    """Copy the run's pictures, and the files that its nodes name in their reports, to `target`.
-
-    Pictures are named after their node, so that a second run replaces those of the first. Returns
-    what each file is, in plain words, with its copy.
-    """
-    found = []
-    for node in result.outputs:
-        title = re.sub(r"[^a-z0-9]+", "_", workflow[node]["_meta"]["title"].lower()).strip("_")
-        for number, path in enumerate(server.files(result, node), start=1):
-            found.append((PICTURE, path, f"{title}_{number}{path.suffix}"))
-    named = {word for text in reports(result) for word in text.split()}
-    for folder, pattern, what in KINDS:
-        paths = sorted(server.folder(folder).glob(pattern))
-        found += [(what, path, path.name) for path in paths if path.name in named]
-    target.mkdir(parents=True, exist_ok=True)
-    return [(what, Path(shutil.copy2(path, target / name))) for what, path, name in found]
-
-
-def reports(result: RunResult) -> list[str]:
-    """The texts that nodes show."""
-    return [text for output in result.outputs.values() for text in output.get("text", ())]
-
-
-def tell(made: list[tuple[str, Path]]) -> None:
-    """Say what lies in the output folder."""
-    say(f"\nDone. In {DEMO_OUTPUT}:")
-    for what in dict.fromkeys(what for what, _ in made):
-        say(f"  {what}:")
-        for path in (path for kind, path in made if kind == what):
-            say(f"    {path.name}")
-    say("\nTo try it by hand in ComfyUI's web page: make ui (python -m lifelong_core ui).")

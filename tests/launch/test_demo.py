@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from lifelong_core.launch import demo
 from lifelong_core.launch.client import RunResult
+from lifelong_core.launch.collect import collect, tell
 from lifelong_core.launch.comfyui import ComfyUI
 from lifelong_core.launch.progress import ProgressLines
 from lifelong_core.launch.server import ComfyServer
@@ -46,8 +48,11 @@ def test_only_what_the_run_reports_is_collected(
 ) -> None:
     base = tmp_path / "base"
     for name in (
-        "output/picture_1.png",
-        "output/older.png",
+        "output/dogs/dog_00007_.png",
+        "output/dogs/dog_00008_.png",
+        "output/older_00001_.png",
+        "temp/ComfyUI_temp_abcde_00001_.png",
+        "temp/ComfyUI_temp_fghij_00001_.png",
         "models/loras/my-1234.safetensors",
         "models/loras/my-1234.preview.png",
         "models/loras/other.safetensors",
@@ -55,18 +60,44 @@ def test_only_what_the_run_reports_is_collected(
     ):
         (base / name).parent.mkdir(parents=True, exist_ok=True)
         (base / name).write_text(name)
-    picture = {"filename": "picture_1.png", "subfolder": "", "type": "output"}
+    workflow = {
+        "1": entry("CLIPTextEncode", "Prompt", text="a dog"),
+        "2": entry("CLIPTextEncode", "Negative", text="blurry"),
+        "3": entry("KSampler", "KSampler", negative=["2", 0], positive=["1", 0], seed=1),
+        "4": entry("SaveImage", "Save Image", images=["3", 0], filename_prefix="dogs/dog"),
+        "5": entry("LearnConceptTask", "Learn Concept", steps=3),
+        "6": entry("ExportLifelongLora", "Export"),
+        "7": entry("PreviewImage", "Preview Image"),
+    }
     report = "LoRA: my-1234.safetensors\nembedding: my_dog.safetensors\nmy-1234.preview.png"
-    outputs = {"5": {"images": [picture]}, "6": {"text": [report]}}
-    workflow = {"5": {"_meta": {"title": "Save: the dog"}}, "6": {"_meta": {"title": "Export"}}}
+    outputs = {
+        "4": {"images": [image("dogs", "dog_00007_.png"), image("dogs", "dog_00008_.png")]},
+        "5": {"images": [image("", "ComfyUI_temp_abcde_00001_.png", "temp")]},
+        "6": {"text": [report]},
+        "7": {"images": [image("", "ComfyUI_temp_fghij_00001_.png", "temp")]},
+    }
     server = ComfyServer(ComfyUI(tmp_path, own=True), base, cpu=True)
-    made = demo.collect(server, workflow, RunResult("x", {"outputs": outputs}), tmp_path / "out")
-    assert [path.name for _, path in made] == [
-        "save_the_dog_1.png",
+    result = RunResult("x", {"outputs": outputs})
+    made = collect(server, workflow, result, tmp_path / "out")
+    assert [(what, [path.name for path in paths]) for what, paths in made[:2]] == [
+        ('"a dog"', ["dog_1.png", "dog_2.png"]),
+        ("shown by Learn Concept", ["learn_concept_1.png"]),
+    ]
+    assert [paths[0].name for _, paths in made[2:]] == [
         "my-1234.safetensors",
         "my-1234.preview.png",
         "my_dog.safetensors",
     ]
-    assert sorted(tmp_path.glob("out/*")) == sorted(path for _, path in made)
-    demo.tell(made)
-    assert "my_dog.safetensors" in capsys.readouterr().out
+    copies = [path for _, paths in made for path in paths]
+    assert sorted((tmp_path / "out").iterdir()) == sorted(copies)
+    assert copies[1].read_text() == "output/dogs/dog_00008_.png"
+    tell(made, tmp_path / "out")
+    assert 'dog_1.png to dog_2.png: "a dog"' in capsys.readouterr().out
+
+
+def entry(kind: str, title: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "_meta": {"title": title}, "inputs": inputs}
+
+
+def image(subfolder: str, filename: str, kind: str = "output") -> dict[str, str]:
+    return {"filename": filename, "subfolder": subfolder, "type": kind}
