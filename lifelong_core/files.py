@@ -32,7 +32,11 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        # safetensors makes its files readable by the owner only; others may read what we write.
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
