@@ -77,6 +77,8 @@ def base_model(model: Any) -> BaseModel:
     family = model_family(model)
     prediction_type, _ = _sampling(model)
     with torch.inference_mode():  # The UNet below holds ComfyUI's own tensors, not copies.
+        # While a clone with patches is loaded, the tensors that it shares with MODEL are patched.
+        comfy.model_management.unload_model_and_clones(model)
         weights = _unet_weights(model)
         unet = empty_unet(family)
         names = unet_diffusers_to_ldm(family.name)

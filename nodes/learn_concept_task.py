@@ -22,7 +22,8 @@ from .progress import ComfyProgress
 from .types import LifelongStateType
 
 PREVIEWS = 12
-"""Preview pictures per lesson: enough to watch it learn, a small part of its time."""
+PREVIEW_STEPS = 10
+"""So many preview pictures per lesson, so many steps apart at least: they cost time to draw."""
 
 
 class LearnConceptTask(io.ComfyNode):
@@ -104,7 +105,7 @@ class LearnConceptTask(io.ComfyNode):
                     method=only("method", method),
                     settings=settings,
                     on_progress=ComfyProgress(),
-                    preview_every=max(1, settings.steps // PREVIEWS),
+                    preview_every=max(PREVIEW_STEPS, settings.steps // PREVIEWS),
                     workspace=workspace(),
                 )
         plot = loss_plot(learned.records[-1].metrics["loss"], f"loss, {task.phrase}")

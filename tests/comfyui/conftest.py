@@ -25,7 +25,7 @@ def comfyui_path() -> Path:
 def comfyui_server(
     comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ComfyServer]:
-    """One real server for all tests, with the pack, the demo model and the toys' photos.
+    """One real server for all tests, with the pack, the demo model, the toys' photos and a state.
 
     `.run(workflow in API form, timeout)`, `.object_info()`, `.logs()`, `.folder(name)`,
     `.interrupt()`. Tests share it: leave nothing running, and take file names of your own.
@@ -34,6 +34,7 @@ def comfyui_server(
     if not DEMO_WEIGHTS.is_file():
         _random_checkpoint(base / "models" / "checkpoints" / CHECKPOINT)
     prepare_demo_inputs(base / "input")
+    _saved_state(base)
     with ComfyServer(comfyui.require(), base) as server:
         yield server
 
@@ -49,3 +50,20 @@ def _random_checkpoint(path: Path) -> None:
     from lifelong_core.backbone import random_backbone, save_single_file
 
     save_single_file(random_backbone("demo"), path)
+
+
+def _saved_state(base: Path) -> None:
+    """The file that use_saved_concepts.json loads, as learn_concept.json would have saved it."""
+    from lifelong_core.adapters import build_adapter
+    from lifelong_core.adapters.spec import AdapterSpec
+    from lifelong_core.backbone import load_backbone
+    from lifelong_core.concepts import Concept
+    from lifelong_core.state import LifelongState, TaskRecord, save_state
+
+    backbone = load_backbone(base / "models" / "checkpoints" / CHECKPOINT)
+    spec = AdapterSpec()
+    weights = build_adapter(spec, backbone, seed=0).state()
+    concept = Concept("my_dog", "dog", backbone.text.noun_vector("dog"))
+    record = TaskRecord(concept, "not learned", weights, {}, {})
+    state = LifelongState(backbone.family.name, backbone.fingerprint, spec, weights, (record,))
+    save_state(state, base / "output" / "lifelong" / "my_concepts_00001.lifelong.safetensors")

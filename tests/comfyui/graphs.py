@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from safetensors.numpy import load_file
 
 from lifelong_core.launch.client import RunResult
 from lifelong_core.launch.pack import CHECKPOINT
@@ -19,7 +20,7 @@ PHOTOS = "demo_dog"
 QUICK = {
     "steps": 3,
     "batch_size": 1,
-    "prior_pictures": 1,
+    "prior_pictures": 0,
     "learning_rate": 0.5,
     "token_learning_rate": 0.5,
 }
@@ -32,9 +33,9 @@ class Workflow:
     def __init__(self) -> None:
         self.graph: Graph = {}
 
-    def node(self, kind: str, name: str | None = None, **inputs: Any) -> str:
-        key = name or str(len(self.graph) + 1)
-        given = {key: value for key, value in inputs.items() if value is not None}
+    def node(self, kind: str, key: str | None = None, /, **inputs: Any) -> str:
+        key = key or str(len(self.graph) + 1)
+        given = {name: value for name, value in inputs.items() if value is not None}
         self.graph[key] = {"class_type": kind, "inputs": given}
         return key
 
@@ -70,7 +71,7 @@ class Workflow:
     def picture(
         self, model: Link, clip: Link, vae: Link, prompt: str, name: str, *, seed: int = 5
     ) -> str:
-        """A picture saved as `<name>_…`; returns the SaveImage node, for `pixels`."""
+        """A picture saved as `<name>_…`, for `pixels`, and its latents, for `latents`."""
         texts = [self.node("CLIPTextEncode", clip=clip, text=text) for text in (prompt, "")]
         empty = self.node("EmptyLatentImage", width=128, height=128, batch_size=1)
         latent = self.node(
@@ -78,6 +79,7 @@ class Workflow:
             negative=[texts[1], 0], latent_image=[empty, 0], seed=seed, steps=4, cfg=5.0,
             sampler_name="dpmpp_2m", scheduler="karras", denoise=1.0,
         )  # fmt: skip
+        self.node("SaveLatent", f"latents {name}", samples=[latent, 0], filename_prefix=name)
         return self.show([self.node("VAEDecode", samples=[latent, 0], vae=vae), 0], name)
 
     def show(self, images: Link, name: str) -> str:
@@ -90,6 +92,18 @@ def pixels(server: ComfyServer, result: RunResult, node: str) -> np.ndarray:
     entries = result.outputs[node]["images"]
     paths = [server.base / e["type"] / e["subfolder"] / e["filename"] for e in entries]
     return np.stack([np.asarray(Image.open(path), dtype=np.int16) for path in paths])
+
+
+def latents(server: ComfyServer, result: RunResult, name: str) -> np.ndarray:
+    """What a picture was decoded from. With random weights the VAE hides most of a difference."""
+    entry = result.outputs[f"latents {name}"]["latents"][0]
+    path = server.base / entry["type"] / entry["subfolder"] / entry["filename"]
+    return load_file(path)["latent_tensor"]
+
+
+def change(new: np.ndarray, old: np.ndarray) -> float:
+    """The difference of two arrays, relative to the second."""
+    return float(np.linalg.norm(new - old) / np.linalg.norm(old))
 
 
 def training_steps(result: RunResult, node: str) -> list[int]:

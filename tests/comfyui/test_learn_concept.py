@@ -17,7 +17,9 @@ from tests.comfyui.graphs import (
     PHOTOS,
     Workflow,
     all_files,
+    change,
     exported,
+    latents,
     lora_name,
     pixels,
     training_steps,
@@ -36,16 +38,18 @@ def workspace(server: ComfyServer) -> Path:
 def test_a_lesson_teaches_model_and_clip(comfyui_server: ComfyServer) -> None:
     workflow = Workflow()
     base = workflow.checkpoint()
-    _, model, clip, plot = workflow.lesson(base, workflow.folder(PHOTOS), "t_basic", name="lesson")
+    _, model, clip, plot = workflow.lesson(
+        base, workflow.folder(PHOTOS), "t_basic", name="lesson", prior_pictures=1, steps=10
+    )
     vae = base[2]
     workflow.picture(model, clip, vae, "a photo of embedding:t_basic dog", "learned")
     workflow.picture(*base, "a photo of a dog", "plain")
     workflow.show(plot, "plot")
     result = comfyui_server.run(workflow.graph)
-    learned, plain = (pixels(comfyui_server, result, name) for name in ("learned", "plain"))
-    assert np.abs(learned - plain).max() > 20
+    learned, plain = (latents(comfyui_server, result, name) for name in ("learned", "plain"))
+    assert change(learned, plain) > 0.05
     assert pixels(comfyui_server, result, "plot").shape == (1, 432, 768, 3)
-    assert training_steps(result, "lesson")[-1] == 3
+    assert training_steps(result, "lesson")[-1] == 10
     assert result.previews, "no preview pictures came"
     assert result.outputs["lesson"]["images"], "the node does not show its loss"
 
@@ -70,7 +74,7 @@ def test_stock_models_stay_as_they_were(comfyui_server: ComfyServer) -> None:
 
 
 def test_cancel_within_a_step_and_resume_to_the_same_bits(comfyui_server: ComfyServer) -> None:
-    steps = 40
+    steps = 24
     workflow = Workflow()
     state, *_ = workflow.lesson(
         workflow.checkpoint(), workflow.folder(PHOTOS), "t_cancel", name="lesson", steps=steps
@@ -84,35 +88,35 @@ def test_cancel_within_a_step_and_resume_to_the_same_bits(comfyui_server: ComfyS
     seen: list[int] = []
     asked: list[int] = []
 
-    def cancel_at_ten(event: dict[str, Any]) -> None:
+    def cancel_at_eight(event: dict[str, Any]) -> None:
         if event["type"] == "progress" and event["data"]["node"] == "lesson":
             seen.append(event["data"]["value"])
-            if event["data"]["value"] >= 10 and not asked:
+            if event["data"]["value"] >= 8 and not asked:
                 asked.append(event["data"]["value"])
                 comfyui_server.interrupt()
 
     with pytest.raises(WorkflowError) as caught:
-        comfyui_server.run(workflow.graph, on_event=cancel_at_ten)
+        comfyui_server.run(workflow.graph, on_event=cancel_at_eight)
     assert caught.value.kind == "interrupted"
     assert seen[-1] <= asked[0] + 3, "it went on after the cancel"
     assert not (comfyui_server.folder("models/loras") / uncancelled).exists()
 
     resumed = comfyui_server.run(workflow.graph)
-    assert training_steps(resumed, "lesson")[0] > 5, "it began again"
+    assert training_steps(resumed, "lesson")[0] > 8, "it began again"
     assert lora_name(resumed) == uncancelled
 
 
 def test_a_finished_lesson_is_taken_from_disk(comfyui_server: ComfyServer) -> None:
     workflow = Workflow()
     state, *_ = workflow.lesson(
-        workflow.checkpoint(), workflow.folder(PHOTOS), "t_cache", name="lesson", steps=20
+        workflow.checkpoint(), workflow.folder(PHOTOS), "t_cache", name="lesson", steps=6
     )
     exported(workflow, state, "cached")
     first = comfyui_server.run(workflow.graph)
     forget(comfyui_server)
     second = comfyui_server.run(workflow.graph)
     assert "lesson" in second.executed
-    assert len(training_steps(first, "lesson")) > 5
+    assert len(training_steps(first, "lesson")) == 6
     assert len(training_steps(second, "lesson")) <= 1
     assert lora_name(second) == lora_name(first)
 

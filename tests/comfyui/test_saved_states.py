@@ -14,7 +14,16 @@ from lifelong_core.backbone import random_backbone, save_single_file
 from lifelong_core.errors import WorkflowError
 from lifelong_core.launch.client import RunResult
 from lifelong_core.launch.server import ComfyServer
-from tests.comfyui.graphs import PHOTOS, Workflow, all_files, exported, lora_name, pixels
+from tests.comfyui.graphs import (
+    PHOTOS,
+    Workflow,
+    all_files,
+    change,
+    exported,
+    latents,
+    lora_name,
+    pixels,
+)
 
 TOKEN = "t_saved"
 PROMPT = f"a photo of embedding:{TOKEN} dog on the beach"
@@ -25,13 +34,13 @@ def taught(comfyui_server: ComfyServer) -> RunResult:
     """A lesson, its picture, the state file, the LoRA and the embedding."""
     workflow = Workflow()
     base = workflow.checkpoint()
-    state, model, clip, _ = workflow.lesson(
+    state, model, clip, plot = workflow.lesson(
         base, workflow.folder(PHOTOS), TOKEN, train_text_encoder=True
     )
     workflow.picture(model, clip, base[2], PROMPT, "from_node")
     workflow.picture(*base, "a photo of a dog on the beach", "plain")
     workflow.node("SaveLifelongState", "save", state=state, name=TOKEN)
-    workflow.node("ExportLifelongLora", "export", state=state, name=TOKEN, preview=["4", 3])
+    workflow.node("ExportLifelongLora", "export", state=state, name=TOKEN, preview=plot)
     return comfyui_server.run(workflow.graph)
 
 
@@ -62,10 +71,15 @@ def test_the_stock_nodes_draw_the_same_picture_from_the_files(
     workflow.picture([lora, 0], [lora, 1], vae, PROMPT, "from_files")
     before = len(comfyui_server.logs())
     result = comfyui_server.run(workflow.graph)
-    from_files = pixels(comfyui_server, result, "from_files")
-    from_node = pixels(comfyui_server, taught, "from_node")
-    assert np.abs(from_files - from_node).max() <= 2
-    assert np.abs(pixels(comfyui_server, taught, "plain") - from_node).max() > 20
+    shown = [
+        pixels(comfyui_server, result, "from_files"),
+        pixels(comfyui_server, taught, "from_node"),
+    ]
+    assert np.abs(shown[0] - shown[1]).max() <= 2
+    from_files = latents(comfyui_server, result, "from_files")
+    from_node = latents(comfyui_server, taught, "from_node")
+    assert change(from_files, from_node) < 1e-3
+    assert change(latents(comfyui_server, taught, "plain"), from_node) > 0.05
     log = comfyui_server.logs()[before:]
     assert "not loaded" not in log.lower() and "does not exist" not in log
 
