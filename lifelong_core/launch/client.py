@@ -55,19 +55,19 @@ class RunResult:
         return [node for nodes in lists for node in nodes]
 
 
-def get_bytes(url: str, timeout: float = 30.0) -> bytes:
+def get_bytes(url: str, timeout: float = 120.0) -> bytes:
     """GET an answer from a server on this machine. Raises OSError unless its status is good."""
     with _OPENER.open(url, timeout=timeout) as answer:
         content: bytes = answer.read()
     return content
 
 
-def get_json(url: str, timeout: float = 30.0) -> Any:
+def get_json(url: str, timeout: float = 120.0) -> Any:
     """GET a JSON answer from a server on this machine. Raises OSError or ValueError."""
     return json.loads(get_bytes(url, timeout))
 
 
-def post_json(url: str, body: Any, timeout: float = 60.0) -> tuple[int, bytes]:
+def post_json(url: str, body: Any, timeout: float = 120.0) -> tuple[int, bytes]:
     """POST JSON; returns status and body, also for refusals."""
     request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:

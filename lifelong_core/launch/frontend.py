@@ -23,6 +23,7 @@ LOAD = """async (workflow) => {
     wrong: nodes.filter(n => n.has_errors).map(n => n.type),
   };
 }"""
+PATIENCE = 300_000  # Milliseconds: the machine may be busy.
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server")
 
 
@@ -77,8 +78,8 @@ def open_frontend(base_url: str) -> Iterator[Frontend]:
             keep = frontend.messages.append
             page.on("console", lambda m: keep((m.type, m.text, m.location.get("url", ""))))
             page.on("pageerror", lambda error: keep(("pageerror", str(error), "")))
-            page.goto(base_url, wait_until="domcontentloaded", timeout=120_000)
-            page.wait_for_function(READY, timeout=120_000)
+            page.goto(base_url, wait_until="domcontentloaded", timeout=PATIENCE)
+            page.wait_for_function(READY, timeout=PATIENCE)
             yield frontend
         finally:
             browser.close()

@@ -140,7 +140,7 @@ class ComfyServer:
 
     def object_info(self) -> dict[str, Any]:
         """Every registered node with its inputs and outputs."""
-        info: dict[str, Any] = get_json(f"{self.base_url}/object_info", timeout=60)
+        info: dict[str, Any] = get_json(f"{self.base_url}/object_info")
         return info
 
     def check(self, workflow: Mapping[str, Any]) -> None:

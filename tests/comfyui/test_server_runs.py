@@ -50,7 +50,10 @@ def long_run(seed: int) -> dict[str, Any]:
                 "denoise": 1.0,
             },
         },
-        "5": {"class_type": "SaveLatent", "inputs": {"samples": ["4", 0]}},
+        "5": {
+            "class_type": "SaveLatent",
+            "inputs": {"samples": ["4", 0], "filename_prefix": "server_runs"},
+        },
     }
 
 
