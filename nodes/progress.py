@@ -22,6 +22,8 @@ class ComfyProgress:
     def __call__(self, progress: Progress) -> None:
         # The bar would check for a cancel too, but it skips steps that follow each other quickly.
         comfy.model_management.throw_exception_if_processing_interrupted()
+        if progress.step == 0:
+            return
         if progress.phase != self.phase:
             self.phase, self.bar = progress.phase, comfy.utils.ProgressBar(progress.of)
         preview = None

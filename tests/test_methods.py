@@ -16,7 +16,7 @@ from lifelong_core.errors import FileError, InputError, StateError, TrainingErro
 from lifelong_core.lesson import LessonSettings
 from lifelong_core.methods import METHODS, learn
 from lifelong_core.state import LifelongState, load_state
-from lifelong_core.training import Progress, priors
+from lifelong_core.training import Progress, ProgressCallback, priors
 
 SETTINGS = LessonSettings(
     steps=3, batch_size=1, prior_batch_size=1, prior_count=1, adapter=AdapterSpec(rank=2)
@@ -182,8 +182,29 @@ def test_without_prior_pictures_there_is_no_prior_term(backbone: Backbone) -> No
 def test_previews_are_pictures(backbone: Backbone) -> None:
     settings, seen = replace(SETTINGS, steps=2, prior_count=0), []
     learn(backbone, task(), settings=settings, on_progress=seen.append, preview_every=2)
-    assert seen[0].preview is None
-    assert seen[1].preview.shape == (3, 64, 64)
+    first, second = [progress for progress in seen if progress.step]
+    assert first.preview is None
+    assert second.preview.shape == (3, 64, 64)
+
+
+def test_a_preview_can_be_cancelled_while_it_is_drawn(backbone: Backbone, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, steps=2, prior_count=0)
+
+    def cancel(progress: Progress) -> None:
+        if progress.phase == "preview picture":
+            raise Cancel
+
+    def run(on_progress: ProgressCallback) -> None:
+        learn(
+            backbone, task(), settings=settings, workspace=tmp_path, on_progress=on_progress,
+            preview_every=1,
+        )  # fmt: skip
+
+    with pytest.raises(Cancel):
+        run(cancel)
+    seen: list[Progress] = []
+    run(seen.append)
+    assert [progress.step for progress in seen if progress.step] == [2]
 
 
 def test_the_text_encoder_is_trained_on_request(backbone: Backbone) -> None:

@@ -100,6 +100,7 @@ def run_lesson(
     """
     backbone, settings = lesson.backbone, lesson.settings
     sources = lesson_pictures(lesson, priors, on_progress)
+    drawing = _heartbeat(on_progress, settings.steps, "preview picture")
     with lesson.adapter.attached(backbone), cheaper_layers(backbone.unet):
         plan = TrainPlan(
             device=backbone.device,
@@ -118,7 +119,7 @@ def run_lesson(
             precision=settings.precision,
             lr_schedule=settings.lr_schedule,
             warmup=settings.warmup,
-            preview=lambda: preview_picture(lesson),
+            preview=lambda: preview_picture(lesson, drawing),
             preview_every=preview_every,
             session=session,
             memory_advice=memory_advice(settings),
@@ -140,7 +141,6 @@ def lesson_pictures(
     )
     sources = [Pictures("concept", views, task.captions, settings.batch_size)]
     if settings.prior_count:
-        drawing = Progress(0, settings.steps, {}, None, "prior pictures")
         latents = prior_latents(
             backbone,
             task.noun,
@@ -149,7 +149,7 @@ def lesson_pictures(
             seed=settings.seed,
             autocast=autocast_dtype(settings.precision),
             folder=priors,
-            on_progress=(lambda: on_progress(drawing)) if on_progress else None,
+            on_progress=_heartbeat(on_progress, settings.steps, "prior pictures"),
         )
         prompts = (prior_prompt(task.noun),) * settings.prior_count
         sources.append(Pictures("prior", latents[:, None], prompts, settings.prior_batch_size))
@@ -183,8 +183,11 @@ def unfinished_state(lesson: Lesson, method: str) -> LifelongState:
     return finished_state(lesson, method, empty)
 
 
-def preview_picture(lesson: Lesson) -> Tensor:
-    """A picture [3, H, W] of the concept as it is learned so far; always from the same noise."""
+def preview_picture(lesson: Lesson, on_step: Callable[[], None] | None = None) -> Tensor:
+    """A picture [3, H, W] of the concept as it is learned so far; always from the same noise.
+
+    `on_step` is called after every sampling step and may raise to cancel.
+    """
     settings, size = lesson.settings, lesson.task.images.shape[-1]
     return generate(
         lesson.backbone,
@@ -194,7 +197,18 @@ def preview_picture(lesson: Lesson) -> Tensor:
         size=(size, size),
         vectors=lesson.all_vectors,
         autocast=autocast_dtype(settings.precision),
+        on_progress=(lambda _done, _of: on_step()) if on_step else None,
     )[0]
+
+
+def _heartbeat(
+    on_progress: ProgressCallback | None, steps: int, phase: str
+) -> Callable[[], None] | None:
+    """Tells `on_progress` between training steps that `phase` goes on, so that it can cancel."""
+    if on_progress is None:
+        return None
+    beat = Progress(0, steps, {}, None, phase)
+    return lambda: on_progress(beat)
 
 
 def memory_advice(settings: LessonSettings) -> str:

@@ -11,7 +11,8 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Progress:
     """`step` of `of` is done; `losses` by term (and "loss", their weighted sum); an optional
-    `preview` picture [3, H, W] in [0, 1]. `phase` names what is going on.
+    `preview` picture [3, H, W] in [0, 1]. `phase` names what is going on; step 0 says no more than
+    that it goes on.
     """
 
     step: int
