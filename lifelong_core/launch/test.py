@@ -15,13 +15,15 @@ from .paths import ROOT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What follows goes to pytest."""
-    parser.add_argument("pytest", nargs=argparse.REMAINDER, help="arguments for pytest")
+    """Arguments for pytest."""
+    parser.add_argument(
+        "pytest", nargs="*", help="which tests to run; after --, any arguments for pytest"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """0 when lint and tests are content."""
-    code = enter(["test", *arguments.pytest], "test")
+    code = enter(["test", "--", *arguments.pytest], "test")
     if code is not None:
         return code
     comfyui = locate_or_fetch()

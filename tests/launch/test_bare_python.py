@@ -73,3 +73,18 @@ def test_every_command_names_a_module_with_help() -> None:
     for command in COMMANDS.values():
         assert isinstance(command, Command)
         assert (ROOT / "lifelong_core" / (command.module.replace(".", "/")[1:] + ".py")).is_file()
+
+
+def test_arguments_for_pytest_reach_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lifelong_core.launch import test
+
+    entered: list[list[str]] = []
+    monkeypatch.setattr(test, "enter", lambda command, _group: entered.append(command) or 0)
+    assert cli(["test", "tests/launch"]) == 0
+    assert cli(["test", "--", "-k", "a b", "-x"]) == 0
+    assert cli(entered[-1]) == 0
+    assert entered == [
+        ["test", "--", "tests/launch"],
+        ["test", "--", "-k", "a b", "-x"],
+        ["test", "--", "-k", "a b", "-x"],
+    ]
