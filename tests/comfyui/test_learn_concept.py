@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from lifelong_core.errors import WorkflowError
-from lifelong_core.launch.client import RunResult, post_json
+from lifelong_core.launch.client import RunResult
 from lifelong_core.launch.server import ComfyServer
 from tests.comfyui.graphs import (
     PHOTOS,
+    Graph,
     Workflow,
     all_files,
     change,
@@ -24,11 +25,6 @@ from tests.comfyui.graphs import (
     pixels,
     training_steps,
 )
-
-
-def forget(server: ComfyServer) -> None:
-    """Empty ComfyUI's own cache of node outputs, as a restart does."""
-    post_json(f"{server.base_url}/free", {"free_memory": True})
 
 
 def workspace(server: ComfyServer) -> Path:
@@ -73,17 +69,23 @@ def test_stock_models_stay_as_they_were(comfyui_server: ComfyServer) -> None:
     )
 
 
-def test_cancel_within_a_step_and_resume_to_the_same_bits(comfyui_server: ComfyServer) -> None:
-    steps = 24
+def lesson_and_export(token: str, *, steps: int, cached: bool = True) -> Graph:
+    """One lesson. With `cached` False another node lies in between, which changes no picture: for
+    ComfyUI's own cache the lesson is another one then, for the library it is the same."""
     workflow = Workflow()
-    state, *_ = workflow.lesson(
-        workflow.checkpoint(), workflow.folder(PHOTOS), "t_cancel", name="lesson", steps=steps
-    )
-    exported(workflow, state, "cancelled")
-    uncancelled = lora_name(comfyui_server.run(workflow.graph))
+    base, photos = workflow.checkpoint(), workflow.folder(PHOTOS)
+    if not cached:
+        photos = [workflow.node("RepeatImageBatch", image=photos, amount=1), 0]
+    state, *_ = workflow.lesson(base, photos, token, name="lesson", steps=steps)
+    exported(workflow, state, token)
+    return workflow.graph
+
+
+def test_cancel_within_a_step_and_resume_to_the_same_bits(comfyui_server: ComfyServer) -> None:
+    uncancelled = lora_name(comfyui_server.run(lesson_and_export("t_cancel", steps=24)))
     shutil.rmtree(workspace(comfyui_server))
     (comfyui_server.folder("models/loras") / uncancelled).unlink()
-    forget(comfyui_server)
+    graph = lesson_and_export("t_cancel", steps=24, cached=False)
 
     seen: list[int] = []
     asked: list[int] = []
@@ -96,25 +98,19 @@ def test_cancel_within_a_step_and_resume_to_the_same_bits(comfyui_server: ComfyS
                 comfyui_server.interrupt()
 
     with pytest.raises(WorkflowError) as caught:
-        comfyui_server.run(workflow.graph, on_event=cancel_at_eight)
+        comfyui_server.run(graph, on_event=cancel_at_eight)
     assert caught.value.kind == "interrupted"
     assert seen[-1] <= asked[0] + 3, "it went on after the cancel"
     assert not (comfyui_server.folder("models/loras") / uncancelled).exists()
 
-    resumed = comfyui_server.run(workflow.graph)
+    resumed = comfyui_server.run(graph)
     assert training_steps(resumed, "lesson")[0] > 8, "it began again"
     assert lora_name(resumed) == uncancelled
 
 
 def test_a_finished_lesson_is_taken_from_disk(comfyui_server: ComfyServer) -> None:
-    workflow = Workflow()
-    state, *_ = workflow.lesson(
-        workflow.checkpoint(), workflow.folder(PHOTOS), "t_cache", name="lesson", steps=6
-    )
-    exported(workflow, state, "cached")
-    first = comfyui_server.run(workflow.graph)
-    forget(comfyui_server)
-    second = comfyui_server.run(workflow.graph)
+    first = comfyui_server.run(lesson_and_export("t_cache", steps=6))
+    second = comfyui_server.run(lesson_and_export("t_cache", steps=6, cached=False))
     assert "lesson" in second.executed
     assert len(training_steps(first, "lesson")) == 6
     assert len(training_steps(second, "lesson")) <= 1
