@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,12 +19,22 @@ from .files import CHECKSUM, FORMAT, VERSION, content_hash, load_tensors, save_t
 from .frozen import frozen_json, frozen_tensors
 
 if TYPE_CHECKING:
-    from .backbone import Backbone
+    from .backbone.families import Family
     from .prompts import ConceptVectors
 
 STATE_FORMAT = "lifelong_state"
 STATE_VERSION = 1
 HEADER = "lifelong.state"
+
+
+class KnownBase(Protocol):
+    """What a state asks of a base model: a Backbone, or only its identity."""
+
+    @property
+    def family(self) -> Family: ...
+
+    @property
+    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,7 @@ class LifelongState:
             records, self.extras,
         )  # fmt: skip
 
-    def require_backbone(self, backbone: Backbone) -> None:
+    def require_backbone(self, backbone: KnownBase) -> None:
         """Raise StateError unless this state was learned on `backbone`."""
         family, fingerprint = backbone.family.name, backbone.fingerprint
         if (self.family, self.base_fingerprint) != (family, fingerprint):

@@ -53,8 +53,8 @@ def saved_states(name: str) -> list[Path]:
     numbered = re.compile(re.escape(name) + r"_(\d+)" + re.escape(STATE_ENDING))
     if not state_folder().is_dir():
         return []
-    found = {path: numbered.fullmatch(path.name) for path in state_folder().iterdir()}
-    return sorted((path for path in found if found[path]), key=lambda path: int(found[path][1]))
+    matches = ((numbered.fullmatch(path.name), path) for path in state_folder().iterdir())
+    return [path for _, path in sorted((int(match[1]), path) for match, path in matches if match)]
 
 
 def new_state_path(name: str) -> Path:

@@ -34,6 +34,8 @@ class DemoNet(nn.Module):
     The other rows of the 49,408 keep their random start, so optimiser and gradient skip them.
     """
 
+    used: Tensor
+
     def __init__(self, backbone: Backbone, used: Tensor) -> None:
         super().__init__()
         self.unet = backbone.unet.requires_grad_(True).train()
