@@ -9,8 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .judge_net import ATTRIBUTES, GLOBALS, GRID, JudgeNet, JudgeOutput, new_judge_net
+from .judge_net import (
+    ATTRIBUTES,
+    GLOBALS,
+    GRID,
+    JudgeNet,
+    JudgeOutput,
+    new_judge_net,
+    regions,
+)
 from .looks import Look
+from .palette import COLOURS
 from .shapes import NOUNS
 from .shipped import read_weights
 from .small import shrink
@@ -94,7 +103,7 @@ def _reading(output: JudgeOutput, row: int) -> Reading:
     whole = {
         name: values[int(output.whole[name][row].argmax())] for name, values in GLOBALS.items()
     }
-    things = [_thing(output, row, centre, y, x) for y, x in _peaks(centre)]
+    things = _things(output, row, _peaks(centre), centre)
     return Reading(
         whole["background"],
         Style(whole["tone"], whole["line"], whole["texture"]),
@@ -108,33 +117,38 @@ def _peaks(centre: Tensor) -> list[list[int]]:
     return ((centre == strongest) & (centre > PRESENT)).nonzero().tolist()
 
 
-def _thing(output: JudgeOutput, row: int, centre: Tensor, y: int, x: int) -> ThingReading:
-    """Read noun and look at a peak: logits averaged over its 3 x 3 cells by their strength."""
-    rows = slice(max(y - 1, 0), y + 2)
-    columns = slice(max(x - 1, 0), x + 2)
-    weight = centre[rows, columns]
-    weight = weight / weight.sum()
+def _things(
+    output: JudgeOutput, row: int, peaks: list[list[int]], centre: Tensor
+) -> list[ThingReading]:
+    """One object per peak of `centre` [16, 16], read over the cells that belong to it."""
+    if not peaks:
+        return []
+    y, x = ((torch.tensor(peaks).T + 0.5) / GRID).to(centre)
+    covered = output.nouns[row].softmax(0)[0] < 0.5
+    cells = regions(covered[None], x[None], y[None], torch.ones(1, len(peaks)).bool().to(x.device))
+    read = {name: logits[0] for name, logits in output.row(row).at(cells).items()}
+    return [
+        ThingReading(
+            noun=NOUNS[int(read["noun"][k].argmax())],
+            look=_look({name: read[name][k].log_softmax(0) for name in ATTRIBUTES}),
+            x=float(x[k]),
+            y=float(y[k]),
+            confidence=float(centre[tuple(peak)]),
+        )
+        for k, peak in enumerate(peaks)
+    ]
 
-    def best(logits: Tensor) -> int:
-        return int((logits[row, :, rows, columns] * weight).sum((1, 2)).argmax())
 
-    look = {name: values[best(output.attributes[name])] for name, values in ATTRIBUTES.items()}
-    ys = torch.arange(GRID)[rows].to(weight) + 0.5
-    xs = torch.arange(GRID)[columns].to(weight) + 0.5
-    return ThingReading(
-        noun=NOUNS[best(output.nouns[:, 1:])],
-        look=Look(**_consistent(look)),
-        x=float((weight.sum(0) * xs).sum()) / GRID,
-        y=float((weight.sum(1) * ys).sum()) / GRID,
-        confidence=float(centre[y, x]),
-    )
-
-
-def _consistent(look: dict[str, str | None]) -> dict[str, str]:
-    """Only patterned objects have a second colour."""
-    if look["pattern"] == "plain":
-        look["second"] = None
-    return look  # type: ignore[return-value]
+def _look(read: dict[str, Tensor]) -> Look:
+    """The likeliest look. Only patterned objects have a second colour, and it is another one."""
+    best = {name: values[int(read[name].argmax())] for name, values in ATTRIBUTES.items()}
+    best["second"] = None
+    if best["pattern"] != "plain":
+        both = read["colour"][:, None] + read["second"][None, 1:]
+        both.fill_diagonal_(float("-inf"))
+        first, second = divmod(int(both.argmax()), len(COLOURS))
+        best |= {"colour": COLOURS[first], "second": COLOURS[second]}
+    return Look(**best)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=1)

@@ -36,13 +36,58 @@ FEATURES = 96
 class JudgeOutput:
     """Logits. `centre` [B, 16, 16]: an object's middle is here; `nouns` [B, 9, 16, 16]: what
     covers the cell (0: nothing); `attributes`, `whole`: name -> [B, values, 16, 16], [B, values];
+    `focus` [B, 8, 16, 16]: how much each cell has to say about its object's noun and attributes;
     `features` [B, 96, 16, 16]: what all heads but `whole` read."""
 
     centre: Tensor
     nouns: Tensor
     attributes: dict[str, Tensor]
+    focus: Tensor
     whole: dict[str, Tensor]
     features: Tensor
+
+    def row(self, row: int) -> JudgeOutput:
+        """The output for one picture, as a batch of one."""
+        one = slice(row, row + 1)
+        return JudgeOutput(
+            self.centre[one],
+            self.nouns[one],
+            {name: logits[one] for name, logits in self.attributes.items()},
+            self.focus[one],
+            {name: logits[one] for name, logits in self.whole.items()},
+            self.features[one],
+        )
+
+    def at(self, regions: Tensor) -> dict[str, Tensor]:
+        """Logits of "noun" and every attribute per object, name -> [B, K, values].
+
+        `regions` bool [B, K, 16, 16]: the cells of each object; within them `focus` decides where
+        to look, so that a hat is read where the hat is. An empty region reads the whole picture.
+        """
+        read = {"noun": self.nouns[:, 1:], **self.attributes}
+        outside = ~regions & regions.any(3).any(2)[..., None, None]
+        pooled = {}
+        for row, (name, logits) in enumerate(read.items()):
+            focus = self.focus[:, row, None].float().masked_fill(outside, -1e4)
+            weight = focus.flatten(2).softmax(-1)
+            pooled[name] = weight @ logits.flatten(2).mT.float()
+        return pooled
+
+
+def regions(covered: Tensor, x: Tensor, y: Tensor, present: Tensor) -> Tensor:
+    """The cells of each object: bool [B, K, 16, 16].
+
+    A covered cell, or one beside it, belongs to the object whose middle (`x`, `y` [B, K], shares
+    of the picture) is the nearest. `covered` bool [B, 16, 16]; `present` bool [B, K].
+    """
+    near = F.max_pool2d(covered[:, None].float(), 3, 1, 1) > 0
+    cells = (torch.arange(GRID, device=x.device) + 0.5) / GRID
+    dx, dy = cells - x[..., None], cells - y[..., None]
+    away = dx.square()[:, :, None, :] + dy.square()[:, :, :, None]
+    away = away.masked_fill(~present[..., None, None], 9.0)
+    nearest = away == away.amin(1, keepdim=True)
+    middle = away < (1.5 / GRID) ** 2
+    return (near | middle) & nearest & present[..., None, None]
 
 
 class JudgeNet(nn.Module):
@@ -58,7 +103,12 @@ class JudgeNet(nn.Module):
         self.up_fine = _unit(96, FEATURES, kernel=1)
         self.skip = _unit(64, FEATURES, kernel=1)
         self.join = _Residual(FEATURES)
-        sizes = [1, len(NOUNS) + 1, *(len(values) for values in ATTRIBUTES.values())]
+        sizes = [
+            1,
+            len(NOUNS) + 1,
+            1 + len(ATTRIBUTES),
+            *(len(values) for values in ATTRIBUTES.values()),
+        ]
         self.places = nn.Conv2d(FEATURES, sum(sizes), 1)
         self.whole = nn.Linear(96 + FEATURES, sum(len(values) for values in GLOBALS.values()))
         self._sizes = sizes
@@ -71,13 +121,14 @@ class JudgeNet(nn.Module):
         coarse = self.coarse(middle)
         middle = middle + self.up_middle(_doubled(coarse))
         features = self.join(self.skip(fine) + self.up_fine(_doubled(middle)))
-        centre, nouns, *rest = self.places(features).split(self._sizes, dim=1)
+        centre, nouns, focus, *rest = self.places(features).split(self._sizes, dim=1)
         pooled = torch.cat([coarse.mean((2, 3)), features.mean((2, 3))], dim=1)
         whole = self.whole(pooled).split([len(values) for values in GLOBALS.values()], dim=1)
         return JudgeOutput(
             centre=centre[:, 0],
             nouns=nouns,
             attributes=dict(zip(ATTRIBUTES, rest, strict=True)),
+            focus=focus,
             whole=dict(zip(GLOBALS, whole, strict=True)),
             features=features,
         )

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ...seeding import generator
 from ..grading import FLAT_TONES, grade, summary
 from ..judge import Judge
-from ..judge_net import GLOBALS, JudgeNet, JudgeOutput, new_judge_net
+from ..judge_net import GLOBALS, JudgeNet, JudgeOutput, new_judge_net, regions
 from ..shipped import WEIGHTS, write_weights
 from .dataset import Scenes, to_images
 from .judge_data import JudgeData, Targets
@@ -25,7 +25,6 @@ BATCH = 64
 MUON_RATE = 0.01
 RATE = 3e-3
 SPREAD = 0.11  # width of the bump that marks an object's middle, as a share of its size
-READ_SPREAD = 0.07  # width of the area where its look is read
 WHOLE_WEIGHT = 0.5
 MEASURED = 256
 
@@ -78,14 +77,12 @@ def judge_loss(output: JudgeOutput, targets: Targets) -> Tensor:
     middle = targets.bumps(SPREAD).amax(1)
     loss = middle_loss(output.centre.float(), middle, present.sum())
     loss = loss + F.cross_entropy(output.nouns.float(), targets.cover)
-    area = targets.bumps(READ_SPREAD)
-    area = area / area.sum((2, 3), keepdim=True).clamp(min=1e-6)
+    x, y, _ = targets.things[..., -3:].unbind(-1)
+    cells = regions(targets.cover > 0, x, y, present)
     wanted = targets.things[present].long()
-    read = [output.nouns[:, 1:], *output.attributes.values()]
-    for column, logits in enumerate(read):
-        at_objects = torch.einsum("bvhw,bkhw->bkv", logits.float(), area)[present]
+    for column, logits in enumerate(output.at(cells).values()):
         told = wanted[:, column]
-        total = F.cross_entropy(at_objects, told, ignore_index=-1, reduction="sum")
+        total = F.cross_entropy(logits[present], told, ignore_index=-1, reduction="sum")
         loss = loss + total / (told >= 0).sum().clamp(min=1)
     for column, name in enumerate(GLOBALS):
         whole = F.cross_entropy(output.whole[name].float(), targets.whole[:, column])

@@ -24,11 +24,13 @@ from .small_pictures import cached, rebuilt_pictures, rendered, small_pictures, 
 
 MOST = 3  # objects in a scene
 ODD = 3000  # scenes with a noun twice or with no object, which captions never ask for
-ODD_SHARE = 0.15
+ODD_SHARE = 0.1
+FANCY_SHARE = 0.5  # drawn from scenes with patterns and parts, which are harder to read
 MASK_SIZE = 32
 
 # One row per object: noun, attributes (-1: cannot be told), x, y, size; empty rows have size 0.
 _ROW = 1 + len(ATTRIBUTES) + 3
+_PATTERN = 1 + list(ATTRIBUTES).index("pattern")
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,16 @@ class JudgeData:
         self._targets = _load(
             folder / f"judge-{name}.npy", lambda: (scenes.scene(index) for index in every)
         )
+        worn = self._targets.things[: self.count, :, _PATTERN:-3].amax((1, 2))
+        self._fancy = (worn > 0).nonzero()[:, 0]
         self._odd_targets = _load(folder / f"judge-odd-{name}.npy", lambda: odd)
 
     def batch(self, size: int, draw: torch.Generator) -> tuple[Tensor, Targets]:
         """Pictures [size, 3, 64, 64], spoiled and mirrored at random, and their targets."""
         many = int(size * ODD_SHARE)
         index = torch.randint(self.count, (size - many,), generator=draw)
+        hard = self._fancy[torch.randint(len(self._fancy), index.shape, generator=draw)]
+        index = torch.where(torch.rand(index.shape, generator=draw) < FANCY_SHARE, hard, index)
         odd = torch.randint(len(self.odd), (many,), generator=draw)
         through = (torch.rand(len(index), generator=draw) < 0.5).tolist()
         rows = [
