@@ -12,6 +12,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ import comfy.options  # noqa: E402
 comfy.options.enable_args_parsing()
 
 import comfy.lora  # noqa: E402
+import comfy.model_base  # noqa: E402
+import comfy.model_detection  # noqa: E402
 import comfy.model_management  # noqa: E402
+import comfy.model_patcher  # noqa: E402
 import comfy.model_sampling  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.supported_models  # noqa: E402
@@ -238,6 +242,42 @@ def check_what_cannot_be_trained_is_refused_by_name() -> None:
         "Other", (), {"model_config": config, "diffusion_model": torch.nn.Linear(1, 1)}
     )()
     refused("ModelError", "This MODEL is Flux", lambda: entered(flux, clip, vae))
+
+
+def check_models_of_every_family_have_the_parts_that_lessons_take() -> None:
+    """On the meta device: names and shapes alone, at the true sizes."""
+    bridge, library = pack("nodes.bridge"), pack("lifelong_core.backbone")
+    shapes_of = pack("lifelong_core.backbone.modules").shapes_of
+    empty_text = pack("lifelong_core.backbone.modules").empty_text
+    usual_layer = {"demo": -1, "sd1": -1, "sd2": -2, "sdxl": -2}
+    assert set(usual_layer) == set(library.FAMILIES)
+    for name, family in library.FAMILIES.items():
+        model, text = meta_model(name)
+        assert bridge.model_family(model).name == name
+        clip = type("Clip", (), {"cond_stage_model": text, "layer_idx": usual_layer[name]})()
+        clip.patcher = comfy.model_patcher.ModelPatcher(text, "cpu", "cpu")
+        bridge._check_clip(clip)
+        assert bridge._encoders(clip) == [config.key for config in family.text]
+        for config in family.text:
+            weights = bridge._encoder_weights(clip, config.key)
+            found = {key: tuple(weight.shape) for key, weight in weights.items()}
+            assert shapes_of(empty_text(config)).items() <= found.items(), (name, config.key)
+        clip.layer_idx = -3
+        refused("ModelError", "CLIP Set Last Layer is at -3", partial(bridge._check_clip, clip))
+
+
+def meta_model(family: str) -> tuple[Any, Any]:
+    """ComfyUI's MODEL and text encoders of a family, without memory."""
+    shapes = pack("lifelong_core.backbone.modules").unet_shapes(family)
+    names = pack("lifelong_core.backbone.keys").unet_diffusers_to_ldm(family)
+    unet = {names[key]: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    if family == "demo":
+        unet[pack("nodes.demo_model").MARKER] = torch.empty(1)
+    config = comfy.model_detection.model_config_from_unet(unet, "")
+    config.set_inference_dtype(torch.float32, None)
+    model = comfy.model_base.BaseModel(config, device=torch.device("meta"))
+    text = config.clip_target({}).clip(device="meta", dtype=torch.float16, model_options={})
+    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu")), text
 
 
 def check_a_state_is_put_on_and_taken_off() -> None:
