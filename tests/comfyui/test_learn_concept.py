@@ -112,7 +112,7 @@ def test_a_finished_lesson_is_taken_from_disk(comfyui_server: ComfyServer) -> No
     first = comfyui_server.run(lesson_and_export("t_cache", steps=6))
     second = comfyui_server.run(lesson_and_export("t_cache", steps=6, cached=False))
     assert "lesson" in second.executed
-    assert len(training_steps(first, "lesson")) == 6
+    assert training_steps(first, "lesson")[-1] == 6  # ComfyUI leaves out steps that come too fast
     assert len(training_steps(second, "lesson")) <= 1
     assert lora_name(second) == lora_name(first)
 
