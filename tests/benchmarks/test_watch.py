@@ -5,27 +5,44 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from itertools import count
+from types import SimpleNamespace
+from typing import cast
 
-import numpy as np
 import psutil
 import pytest
 
 from benchmarks import watch
+from benchmarks.machine import GIB
 from benchmarks.watch import INTERVAL, MemoryWatch, Timeline
 
 
+class Process:
+    """Stands for a process whose memory the test decides."""
+
+    gib = 1.0
+
+    def memory_info(self) -> SimpleNamespace:
+        return SimpleNamespace(rss=int(self.gib * GIB))
+
+
 def test_a_peak_is_seen_and_only_while_it_lasts() -> None:
-    with MemoryWatch(psutil.Process()) as memory:
-        before = memory.peak_gib()
-        block = np.ones(2**28, np.uint8)
+    process = Process()
+    with MemoryWatch(cast(psutil.Process, process)) as memory:
+        process.gib = 3.0
         wait_for_samples(memory)
-        del block
+        process.gib = 2.0
         wait_for_samples(memory)
         after = time.monotonic()
         wait_for_samples(memory)
-    assert memory.peak_gib() >= before + 0.2
-    assert 0 < memory.peak_gib(start=after) <= memory.peak_gib() - 0.2
-    assert memory.peak_gib(start=time.monotonic()) == memory.peak_gib(memory.samples[-1][0])
+    assert memory.peak_gib() == 3.0
+    assert memory.peak_gib(end=memory.samples[0][0]) == 1.0
+    assert memory.peak_gib(start=after) == 2.0
+    assert memory.peak_gib(start=time.monotonic()) == 2.0
+
+
+def test_the_memory_of_a_real_process_is_read() -> None:
+    with MemoryWatch(psutil.Process()) as memory:
+        assert 0.01 < memory.peak_gib() < 1000
 
 
 def wait_for_samples(memory: MemoryWatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from diffusers import AutoencoderTiny
@@ -16,6 +18,7 @@ from .dataset import HELD_OUT, Scenes
 from .export import export_demo
 from .judge import train_judge
 from .latents import encode_scenes
+from .parallel import first_alone, process_group
 from .unet import caption_ids, train_unet
 from .vae import train_vae
 
@@ -29,15 +32,15 @@ VAE_SCENES, VAE_SEED = 12000, 1
 @dataclass(frozen=True)
 class PretrainSettings:
     """`hours` is the budget of all training stages together (a stage that has begun keeps the
-    plan it made then); `scenes` how many pictures the UNet sees; `vae_width` the trained width of
-    the VAE (32 learns fastest on a CPU, 64 is all that the architecture holds)."""
+    plan it made then); `scenes` how many pictures the UNet sees; `begin_from` a demo checkpoint
+    whose UNet and text encoder go on learning, instead of beginning from nothing."""
 
     folder: Path
     weights: Path
     hours: float = 3.0
     scenes: int = 24000
     batch: int = 32
-    vae_width: int = 32
+    begin_from: Path | None = None
     workers: int = 2
     device: str = "cpu"
     seed: int = 7
@@ -45,14 +48,17 @@ class PretrainSettings:
 
 
 # Shares of the time budget.
-_BUDGET = {"vae": 0.22, "judge": 0.07, "clip": 0.09, "unet": 0.62}
+_BUDGET = {"vae": 0.08, "vae_grown": 0.17, "judge": 0.06, "clip": 0.09, "unet": 0.60}
+_TOGETHER = ("vae", "unet")  # trained by all processes; what else there is, by the first alone
 
 
 def pretrain(settings: PretrainSettings, on_stage: Callable[[str], None] | None = None) -> None:
     """Run every stage up to `settings.until`; finished stages only load their results."""
     run = _Run(settings, on_stage or (lambda name: log.info("stage %s", name)))
-    for name in STAGES[: STAGES.index(settings.until) + 1]:
-        run.enter(name)
+    with process_group():
+        for name in STAGES[: STAGES.index(settings.until) + 1]:
+            with nullcontext() if name in _TOGETHER else first_alone():
+                run.enter(name)
 
 
 class _Run:
@@ -79,15 +85,10 @@ class _Run:
     def vae(self) -> None:
         s = self.settings
         pictures = self.wild.pictures()
-        self.autoencoder: AutoencoderTiny = train_vae(
-            s.folder,
-            pictures[:-HELD_OUT],
-            pictures[-HELD_OUT:][:128],
-            seed=VAE_SEED,
-            seconds=self.seconds("vae"),
-            device=s.device,
-            width=s.vae_width,
-        )
+        shown, held_out = pictures[:-HELD_OUT], pictures[-HELD_OUT:][:128]
+        train = partial(train_vae, s.folder, shown, held_out, seed=VAE_SEED, device=s.device)
+        narrow = train(seconds=self.seconds("vae"))
+        self.autoencoder: AutoencoderTiny = train(seconds=self.seconds("vae_grown"), narrow=narrow)
 
     def judge(self) -> None:
         s = self.settings
@@ -129,6 +130,7 @@ class _Run:
             seconds=self.seconds("unet"),
             device=s.device,
             batch=s.batch,
+            begin_from=s.begin_from,
         )
 
     def export(self) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import TrainingError
 from ...files import load_tensors, read_json, save_tensors, write_json
+from .parallel import agreed, average_gradients, rank
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ CALIBRATION_STEPS = 12
 @dataclass
 class Stage:
     """One stage. `loss(step)` must depend on `step` and the weights alone, so that a resumed run
-    equals an uninterrupted one. `ema` of 0 keeps no moving average."""
+    equals an uninterrupted one; with several processes it is that of this one's share of the
+    batch. `ema` of 0 keeps no moving average."""
 
     name: str
     folder: Path
@@ -64,7 +66,7 @@ def run_stage(stage: Stage, *, steps: int | None = None, seconds: float | None =
         stage.average = {k: v.detach().clone() for k, v in stage.module.state_dict().items()}
     start, total = _resume(stage)
     if not total:
-        total = steps or _calibrate(stage, seconds or 0.0)
+        total = agreed(steps or _calibrate(stage, seconds or 0.0))
     began = saved = time.monotonic()
     running, seen = 0.0, 0
     for step in range(start, total):
@@ -74,7 +76,7 @@ def run_stage(stage: Stage, *, steps: int | None = None, seconds: float | None =
         if (step + 1) % RECORD_EVERY == 0 or step + 1 == total:
             row = {"step": step + 1, "loss": running / seen, "seconds": time.monotonic() - began}
             running, seen = 0.0, 0
-            if stage.measure and _is_measured(step + 1, total, stage.measures):
+            if stage.measure and not rank() and _is_measured(step + 1, total, stage.measures):
                 row.update(_measured(stage))
             stage.history.append(row)
             log.info("%s %s", stage.name, {k: round(v, 4) for k, v in row.items()})
@@ -112,6 +114,7 @@ def _step(stage: Stage, step: int) -> float:
     if not torch.isfinite(loss):
         raise TrainingError(f"{stage.name}: the loss is not finite at step {step}.")
     loss.backward()
+    average_gradients(stage.module)
     if stage.clip:
         nn.utils.clip_grad_norm_(stage.module.parameters(), stage.clip)
     for optimizer in stage.optimizers:
@@ -157,6 +160,8 @@ def _calibrate(stage: Stage, seconds: float) -> int:
 
 
 def _save(stage: Stage, step: int, total: int) -> None:
+    if rank():
+        return
     tensors = {f"model.{k}": v for k, v in stage.module.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in stage.average.items()}
     for index, optimizer in enumerate(stage.optimizers):

@@ -11,13 +11,15 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...backbone import Backbone, NoiseSchedule, random_backbone
+from ...backbone import Backbone, NoiseSchedule, load_backbone, random_backbone
+from ...files import content_hash
 from ...prompts.clip import BOS, CONTEXT_LENGTH, EOS
 from ...prompts.tokenizer import tokenizer
 from ...seeding import generator
 from ..captions import caption_of
 from ..dice import Dice
 from .dataset import HELD_OUT, Scenes
+from .parallel import share
 from .stage import Stage, run_stage
 
 BATCH = 32
@@ -86,12 +88,14 @@ def train_unet(
     steps: int | None = None,
     device: str = "cpu",
     batch: int = BATCH,
+    begin_from: Path | None = None,
 ) -> Backbone:
     """Train (or load) on `latents` [N + HELD_OUT, 4, 16, 16] and `ids` [N + HELD_OUT, V, 77].
 
-    Returns a demo backbone whose VAE is still random.
+    Begins from nothing or from the UNet and text encoder of the checkpoint `begin_from`. Returns
+    a demo backbone whose VAE is not the one that made the latents.
     """
-    backbone = random_backbone("demo", seed=seed)
+    backbone = load_backbone(begin_from) if begin_from else random_backbone("demo", seed=seed)
     used, flat = ids.reshape(-1).unique(return_inverse=True)
     words = flat.view(ids.shape)
     empty = torch.searchsorted(used, torch.tensor(_padded("")).to(used))
@@ -109,11 +113,12 @@ def train_unet(
         chosen[torch.rand(batch, generator=draw) < EMPTY] = empty
         t = torch.randint(1000, (batch,), generator=draw)
         noise = torch.randn(batch, *latents.shape[1:], generator=draw)
-        error = _error(net, schedule, latents[index].float(), noise, t, chosen, device)
+        clean, noise, t, chosen = (share(x) for x in (latents[index].float(), noise, t, chosen))
+        error = _error(net, schedule, clean, noise, t, chosen, device)
         return (schedule.min_snr_weight(t).to(error) * error).mean()
 
     stage = Stage(
-        "unet",
+        f"unet-{content_hash(latents)[:12]}",  # another VAE needs another UNet
         folder,
         net,
         [torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], RATE, (0.9, 0.99))],
