@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .adapters.spec import AdapterSpec
 from .errors import InputError
+from .fields import PRECISIONS, check_fields, choice, number, switch
 
-PRECISIONS = ("fp32", "bf16", "fp16")
 LR_SCHEDULES = ("constant", "linear", "cosine")
-
-
-def _number(default: Any, help: str, low: float, high: float) -> Any:
-    return field(default=default, metadata={"help": help, "min": low, "max": high})
-
-
-def _choice(default: str, help: str, options: tuple[str, ...]) -> Any:
-    return field(default=default, metadata={"help": help, "options": options})
-
-
-def _switch(help: str) -> Any:
-    return field(default=False, metadata={"help": help})
 
 
 @dataclass(frozen=True)
@@ -35,51 +22,34 @@ class LessonSettings:
     Raises InputError for values out of range.
     """
 
-    steps: int = _number(200, "optimiser steps", 1, 100_000)
-    learning_rate: float = _number(1e-3, "step size of the adapter's weights", 0.0, 1.0)
-    token_learning_rate: float = _number(5e-3, "step size of the token's vectors", 0.0, 1.0)
-    batch_size: int = _number(8, "pictures of the concept per batch", 1, 256)
-    prior_batch_size: int = _number(4, "pictures of the plain class noun per batch", 1, 256)
-    prior_count: int = _number(
+    steps: int = number(200, "optimiser steps", 1, 100_000)
+    learning_rate: float = number(1e-3, "step size of the adapter's weights", 0.0, 1.0)
+    token_learning_rate: float = number(5e-3, "step size of the token's vectors", 0.0, 1.0)
+    batch_size: int = number(8, "pictures of the concept per batch", 1, 256)
+    prior_batch_size: int = number(4, "pictures of the plain class noun per batch", 1, 256)
+    prior_count: int = number(
         32, "pictures of the class noun that the base model draws once; 0 learns without", 0, 10_000
     )
-    prior_weight: float = _number(1.0, "weight of the loss on the noun's pictures", 0.0, 100.0)
-    accumulation: int = _number(1, "batches whose gradients are averaged into one step", 1, 1024)
-    precision: str = _choice(
+    prior_weight: float = number(1.0, "weight of the loss on the noun's pictures", 0.0, 100.0)
+    accumulation: int = number(1, "batches whose gradients are averaged into one step", 1, 1024)
+    precision: str = choice(
         "fp32", "number format of the forward pass; the adapter itself is fp32", PRECISIONS
     )
-    gradient_checkpointing: bool = _switch("much less memory for about a third more time")
-    min_snr_gamma: float = _number(5.0, "min-SNR weighting of the loss; 0 weights all alike", 0, 50)
-    noise_offset: float = _number(0.0, "share of noise that is equal over a whole picture", 0, 1)
-    lr_schedule: str = _choice("constant", "course of the step sizes after warm-up", LR_SCHEDULES)
-    warmup: int = _number(0, "steps over which the step sizes grow from zero", 0, 100_000)
-    flip: bool = _switch("also learn from mirrored pictures")
-    crop: bool = _switch("also learn from random crops of the pictures")
-    token_count: int = _number(1, "vectors that the token consists of", 1, 32)
+    gradient_checkpointing: bool = switch("much less memory for about a third more time")
+    min_snr_gamma: float = number(5.0, "min-SNR weighting of the loss; 0 weights all alike", 0, 50)
+    noise_offset: float = number(0.0, "share of noise that is equal over a whole picture", 0, 1)
+    lr_schedule: str = choice("constant", "course of the step sizes after warm-up", LR_SCHEDULES)
+    warmup: int = number(0, "steps over which the step sizes grow from zero", 0, 100_000)
+    flip: bool = switch("also learn from mirrored pictures")
+    crop: bool = switch("also learn from random crops of the pictures")
+    token_count: int = number(1, "vectors that the token consists of", 1, 32)
     adapter: AdapterSpec = field(
         default=AdapterSpec(), metadata={"help": "kind, rank and layers of the adapter"}
     )
-    seed: int = _number(0, "same seed, pictures and settings: same result", 0, 2**64 - 1)
+    seed: int = number(0, "same seed, pictures and settings: same result", 0, 2**64 - 1)
 
     def __post_init__(self) -> None:
-        for item in dataclasses.fields(self):
-            value, limits = getattr(self, item.name), item.metadata
-            if "options" in limits and value not in limits["options"]:
-                raise InputError(
-                    f"{item.name} cannot be {value!r}; choose from {', '.join(limits['options'])}."
-                )
-            if "min" not in limits:
-                continue
-            whole = isinstance(item.default, int)
-            wrong_type = isinstance(value, bool) or not isinstance(value, (int, float))
-            if wrong_type or (whole and not isinstance(value, int)) or not math.isfinite(value):
-                kind = "whole number" if whole else "number"
-                raise InputError(f"{item.name} must be a {kind}, not {value!r}.")
-            if not limits["min"] <= value <= limits["max"]:
-                raise InputError(
-                    f"{item.name} is {value}, but must lie between {limits['min']:g} and "
-                    f"{limits['max']:g}."
-                )
+        check_fields(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for headers and hashes."""

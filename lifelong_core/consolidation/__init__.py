@@ -1,0 +1,107 @@
+"""What runs after a lesson, so that the concepts before it are kept.
+
+A consolidation is a sequence of phases; the methods' table says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import __version__
+from ..backbone import Backbone
+from ..concepts import ConceptTask
+from ..errors import InputError, StateError
+from ..files import check_writable, content_hash
+from ..finished import finished_before
+from ..state import LifelongState, save_state
+from ..training import ProgressCallback
+from ..training.precision import check_precision
+from .context import Consolidation, NoisyBatch, Phase, prepare
+from .settings import ConsolidationSettings, consolidation_defaults
+
+CODE_VERSION = 1
+"""Raised when a change of code changes results: finished phases then count anew."""
+
+__all__ = [
+    "Consolidation",
+    "ConsolidationSettings",
+    "NoisyBatch",
+    "Phase",
+    "check_consolidation",
+    "consolidate",
+    "consolidation_defaults",
+]
+
+
+def consolidate(
+    backbone: Backbone,
+    task: ConceptTask,
+    state: LifelongState,
+    *,
+    phases: Sequence[Phase],
+    settings: ConsolidationSettings | None = None,
+    on_progress: ProgressCallback | None = None,
+    workspace: Path | None = None,
+) -> LifelongState:
+    """The state after `phases`, run one after another on what the lesson `task` left in `state`.
+
+    settings: by default the family's.
+    workspace: folder that keeps finished phases, so that a cancelled consolidation goes on after
+        the last one that ended.
+
+    Raises what `check_consolidation` raises, before any work; FileError when the workspace cannot
+    be written. `state` and `backbone` are unchanged in every case, also when `on_progress` cancels.
+    """
+    settings = settings or consolidation_defaults(backbone.family.name)
+    check_consolidation(backbone, task, state, settings)
+    if workspace is not None:
+        check_writable(workspace)
+    work: Consolidation | None = None
+    for phase in phases:
+        finished = None
+        if workspace is not None:
+            key = phase_key(backbone, state, phase, settings)
+            finished = workspace / "consolidations" / f"{key}.lifelong.safetensors"
+        known = finished_before(finished)
+        if known is None:
+            work = work or prepare(backbone, task, settings, state)
+            known = phase(work, state, on_progress)
+            if finished is not None:
+                save_state(known, finished)
+        state = known
+    return state
+
+
+def check_consolidation(
+    backbone: Backbone, task: ConceptTask, state: LifelongState, settings: ConsolidationSettings
+) -> None:
+    """Raise StateError unless `state` has a lesson, learned on `backbone`; InputError unless
+    `task` is its newest one and the precision fits the base model's weights.
+    """
+    if not state.records:
+        raise StateError("This state has no lesson to consolidate; learn a concept first.")
+    state.require_backbone(backbone)
+    newest = state.records[-1]
+    if newest.task_hash != task.content_hash:
+        raise InputError(
+            f"The pictures, captions or names given (token {task.token!r}) are not those of the "
+            f"newest lesson ({newest.concept.token!r}). Give exactly what it was learned from."
+        )
+    check_precision(backbone, settings.precision)
+
+
+def phase_key(
+    backbone: Backbone, state: LifelongState, phase: Phase, settings: ConsolidationSettings
+) -> str:
+    """A name for everything that a phase's result depends on; the newest lesson's pictures are
+    in the state as their hash.
+    """
+    return content_hash(
+        state.content_hash,
+        phase.name,
+        settings.to_json(),
+        str(backbone.dtype),
+        __version__,
+        CODE_VERSION,
+    )
