@@ -1,11 +1,11 @@
-"""The table of methods, and the one call that learns a concept with any of them.
+"""The table of methods, and the calls that learn a concept with any of them.
 
-Read this page first: a method is where the adapter starts, and the terms of its loss.
+Read this page first: a method is where the adapter starts, the terms of its loss, and the phases
+that follow the lesson.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +13,18 @@ from pathlib import Path
 from . import __version__
 from .backbone import Backbone
 from .concepts import ConceptTask, check_new_token
+from .consolidation import (
+    ConsolidationSettings,
+    Phase,
+    consolidate,
+    consolidation_defaults,
+)
 from .errors import FileError, InputError, TrainingError
 from .files import check_writable, content_hash
+from .finished import finished_before
 from .lesson import LessonSettings, defaults_for
 from .objectives import Term, denoising, prior_preservation
-from .state import LifelongState, load_state, save_state
+from .state import LifelongState, save_state
 from .training import ProgressCallback, Session
 from .training.lesson import Lesson, finished_state, prepare_lesson, run_lesson, unfinished_state
 from .training.precision import check_precision
@@ -25,7 +32,10 @@ from .training.precision import check_precision
 CODE_VERSION = 1
 """Raised when a change of code changes what a lesson learns: finished lessons then count anew."""
 
-logger = logging.getLogger(__name__)
+
+def as_given(settings: LessonSettings) -> LessonSettings:
+    """The method fixes none of the settings."""
+    return settings
 
 
 @dataclass(frozen=True)
@@ -34,12 +44,16 @@ class Method:
 
     start: puts the lesson's fresh adapter into its starting position.
     terms: each makes one term of the loss, or None where the settings leave it out.
+    after: the phases that consolidate the lesson, in their order.
+    settings: what the method fixes, whatever is asked for.
     """
 
     title: str
     reference: str
     start: Callable[[Lesson], None]
     terms: tuple[Callable[[Lesson], Term | None], ...]
+    after: tuple[Phase, ...] = ()
+    settings: Callable[[LessonSettings], LessonSettings] = as_given
 
 
 def continue_adapter(lesson: Lesson) -> None:
@@ -84,7 +98,10 @@ def learn(
 ) -> LifelongState:
     """Learn one concept and return the state that knows it and everything in `state`.
 
-    settings: by default the family's, with the adapter of `state`.
+    This is the method's lesson alone; `teach` also runs the phases that come after it.
+
+    settings: by default the family's, with the adapter of `state`; what the method fixes is
+        replaced in them.
     preview_every: steps between preview pictures in `on_progress`; 0 draws none.
     workspace: folder that keeps pictures of nouns, stopped lessons (they go on where they stopped,
         with the same bits) and finished lessons (the same lesson is then loaded, not learned).
@@ -94,11 +111,11 @@ def learn(
     weights of the last finite step are kept there as a state). `state` and `backbone` are
     unchanged in every case, also when `on_progress` cancels.
     """
-    settings = settings or _usual_settings(backbone, state)
-    _check(backbone, task, state, method, settings, preview_every)
+    settings = lesson_settings(backbone, state, method, settings)
+    _check(backbone, task, state, settings, preview_every)
     key = lesson_key(backbone, task, state, method, settings)
     finished = workspace / "lessons" / f"{key}.lifelong.safetensors" if workspace else None
-    known = _finished_before(finished)
+    known = finished_before(finished)
     if known is not None:
         return known
     if workspace is not None:
@@ -131,6 +148,58 @@ def learn(
     return learned
 
 
+def teach(
+    backbone: Backbone,
+    task: ConceptTask,
+    *,
+    state: LifelongState | None = None,
+    method: str = "lora",
+    settings: LessonSettings | None = None,
+    consolidation: ConsolidationSettings | None = None,
+    on_progress: ProgressCallback | None = None,
+    preview_every: int = 0,
+    workspace: Path | None = None,
+) -> LifelongState:
+    """A whole task of the stream: the method's lesson (`learn`), then its phases (`consolidate`).
+
+    consolidation: by default the family's, with the lesson's precision and seed.
+
+    Raises what `learn` and `consolidate` raise. Without a workspace, a cancelled or failed
+    consolidation loses the lesson too.
+    """
+    settings = lesson_settings(backbone, state, method, settings)
+    phases = METHODS[method].after
+    if consolidation is None:
+        consolidation = replace(
+            consolidation_defaults(backbone.family.name),
+            precision=settings.precision,
+            seed=settings.seed,
+        )
+    if phases:
+        check_precision(backbone, consolidation.precision)
+    learned = learn(
+        backbone,
+        task,
+        state=state,
+        method=method,
+        settings=settings,
+        on_progress=on_progress,
+        preview_every=preview_every,
+        workspace=workspace,
+    )
+    if not phases:
+        return learned
+    return consolidate(
+        backbone,
+        task,
+        learned,
+        phases=phases,
+        settings=consolidation,
+        on_progress=on_progress,
+        workspace=workspace,
+    )
+
+
 def lesson_key(
     backbone: Backbone,
     task: ConceptTask,
@@ -151,22 +220,30 @@ def lesson_key(
     )
 
 
-def _usual_settings(backbone: Backbone, state: LifelongState | None) -> LessonSettings:
-    settings = defaults_for(backbone.family.name)
-    return settings if state is None else replace(settings, adapter=state.adapter_spec)
+def lesson_settings(
+    backbone: Backbone,
+    state: LifelongState | None,
+    method: str,
+    settings: LessonSettings | None = None,
+) -> LessonSettings:
+    """The settings that a lesson of `method` really has. InputError for an unknown method."""
+    if method not in METHODS:
+        raise InputError(f"Unknown method {method!r}; choose from {', '.join(METHODS)}.")
+    if settings is None:
+        settings = defaults_for(backbone.family.name)
+        if state is not None:
+            settings = replace(settings, adapter=state.adapter_spec)
+    return METHODS[method].settings(settings)
 
 
 def _check(
     backbone: Backbone,
     task: ConceptTask,
     state: LifelongState | None,
-    method: str,
     settings: LessonSettings,
     preview_every: int,
 ) -> None:
     """Everything that can be refused before any work is spent."""
-    if method not in METHODS:
-        raise InputError(f"Unknown method {method!r}; choose from {', '.join(METHODS)}.")
     if preview_every < 0:
         raise InputError(f"preview_every must be 0 or more, not {preview_every}.")
     if not settings.learning_rate and not settings.token_learning_rate:
@@ -182,18 +259,6 @@ def _check(
     vectors[task.token] = backbone.text.noun_vector(task.noun)
     for caption in task.captions:
         backbone.text.tokenize(caption, vectors)  # names tokens that nobody knows
-
-
-def _finished_before(path: Path | None) -> LifelongState | None:
-    if path is None or not path.exists():
-        return None
-    try:
-        state = load_state(path)
-    except FileError as error:
-        logger.warning("Learning the lesson again: %s", error)
-        return None
-    logger.info("This lesson was learned before; its result is taken from %s.", path)
-    return state
 
 
 def _rescue(lesson: Lesson, method: str, path: Path) -> str:
