@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageDraw
 from .looks import Look
 from .palette import RGB, mix, rgb_of
 from .shapes import SHAPES, Polygon, Shape, box, ellipse
-from .styles import shade
+from .styles import Line, shade
 
 Paint = Callable[[str], RGB]  # colour name -> the colour of this object
 
@@ -66,11 +66,10 @@ class Placement:
 class _Pen:
     """Fills and outlines polygons of one object and remembers what it covered."""
 
-    def __init__(self, picture: Image.Image, place: Placement, line: tuple[RGB, float]) -> None:
+    def __init__(self, picture: Image.Image, place: Placement, line: Line) -> None:
         self.picture = picture
         self.place = place
-        self.ink, share = line
-        self.width = max(1, round(share * picture.width))
+        self.line = line
         self.covered = Image.new("L", picture.size)
         self.draw = ImageDraw.Draw(picture)
 
@@ -89,9 +88,10 @@ class _Pen:
     def overlay(self, mask: Image.Image, colour: RGB) -> None:
         self.picture.paste(colour, mask=mask)
 
-    def outline(self, polygon: Polygon) -> None:
+    def outline(self, polygon: Polygon, colour: RGB) -> None:
         pixels = self.place.to_pixels(polygon, self.picture.width)
-        self.draw.line([*pixels, pixels[0]], fill=self.ink, width=self.width)
+        width = max(1, round(self.line.width * self.picture.width))
+        self.draw.line([*pixels, pixels[0]], fill=self.line.colour(colour), width=width)
 
 
 def draw_object(
@@ -100,7 +100,7 @@ def draw_object(
     look: Look,
     place: Placement,
     paint: Paint,
-    line: tuple[RGB, float],
+    line: Line,
 ) -> Image.Image:
     """Draw `noun` dressed in `look` onto `picture`; returns its mask (mode L, 255 inside)."""
     shape = SHAPES[noun]
@@ -108,21 +108,22 @@ def draw_object(
     pattern = pen.mask(*_PATTERNS[look.pattern]) if look.pattern != "plain" else None
     patch = pen.mask(_patch(shape)) if look.patch else None
     for part in shape.parts:
-        pen.fill(part.points, _fill_colour(part.fill, look, paint))
+        colour = _fill_colour(part.fill, look, paint)
+        pen.fill(part.points, colour)
         if part.fill == "body" and (pattern or patch):
             inside = pen.mask(part.points)
             if pattern and look.second:
                 pen.overlay(ImageChops.multiply(inside, pattern), paint(look.second))
             if patch and look.patch:
                 pen.overlay(ImageChops.multiply(inside, patch), paint(look.patch))
-        pen.outline(part.points)
+        pen.outline(part.points, colour)
     if look.scarf:
         pen.fill(shape.scarf, paint(look.scarf))
-        pen.outline(shape.scarf)
+        pen.outline(shape.scarf, paint(look.scarf))
     if look.hat:
         for polygon in _hat(shape):
             pen.fill(polygon, paint(look.hat))
-            pen.outline(polygon)
+            pen.outline(polygon, paint(look.hat))
     return pen.covered
 
 

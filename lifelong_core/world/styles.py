@@ -75,9 +75,22 @@ def concept_style(dice: Dice) -> Style:
     return dice.pick(reserved)
 
 
-def outline(style: Style) -> tuple[RGB, float]:
-    """Colour and width (as a share of the picture's width) of the outlines."""
-    return (30, 26, 30), 0.020 if style.line == "bold" else 0.008
+@dataclass(frozen=True)
+class Line:
+    """Outlines: their width as a share of the picture's, and their colour, None for a darker tone
+    of what they surround (thin dark lines would cost a small model more than all else)."""
+
+    width: float
+    ink: RGB | None
+
+    def colour(self, fill: RGB) -> RGB:
+        """The colour of the line around a part filled with `fill`."""
+        return mix(fill, rgb_of("black"), 0.4) if self.ink is None else self.ink
+
+
+def outline(style: Style) -> Line:
+    """How a style draws outlines: bold ones in ink."""
+    return Line(0.020, (30, 26, 30)) if style.line == "bold" else Line(0.008, None)
 
 
 def finish(picture: Image.Image, style: Style) -> Image.Image:
