@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,19 @@ from torch import Tensor, nn
 from ..backbone import Backbone, Conditioning
 
 CONTEXT_LAYERS = (".attn2.to_k", ".attn2.to_v")
+
+
+class RunsUnet(Protocol):
+    """The model's own output [R, 4, h, w] in fp32 for noised latents [R, 4, h, w], timesteps [R],
+    U encoded prompts, and which of them each row uses [R].
+    """
+
+    @property
+    def backbone(self) -> Backbone: ...
+
+    def __call__(
+        self, latents: Tensor, timesteps: Tensor, prompts: Conditioning, rows: Tensor
+    ) -> Tensor: ...
 
 
 class Predictor:
@@ -38,7 +52,8 @@ class Predictor:
         """
         unet = self.backbone.unet
         # Checkpointing runs the layers again after this call, when nothing would be shared.
-        if len(prompts) == len(rows) or unet.is_gradient_checkpointing:
+        again = unet.is_gradient_checkpointing and torch.is_grad_enabled()
+        if len(prompts) == len(rows) or again:
             return self.backbone.predict(latents, timesteps, prompts[rows]).float()
         rows = rows.to(self.backbone.device)
         shared = prompts.to(self.backbone.device, self.backbone.dtype)

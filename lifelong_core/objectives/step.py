@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..backbone import Backbone, Conditioning
 from ..seeding import generator
-from .predict import Predictor
+from .predict import RunsUnet
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class StepBatch:
     seed, index: every draw of a term comes from `generator`, which is made of them.
     """
 
-    predictor: Predictor
+    predictor: RunsUnet
     roles: Mapping[str, slice]
     latents: Tensor
     noise: Tensor
