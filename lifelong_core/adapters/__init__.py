@@ -4,20 +4,39 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .factors import Factors, low_rank_factors
+from .key_value import KeyValueAdapter
 from .layers import target_layers
 from .lora import LoraAdapter
 from .protocol import Adapter
 from .spec import AdapterSpec
+from .vera import VeraAdapter
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
 
-__all__ = ["Adapter", "AdapterSpec", "LoraAdapter", "build_adapter", "target_layers"]
+__all__ = [
+    "Adapter",
+    "AdapterSpec",
+    "Factors",
+    "KeyValueAdapter",
+    "LoraAdapter",
+    "VeraAdapter",
+    "build_adapter",
+    "low_rank_factors",
+    "target_layers",
+]
 
 
 def build_adapter(spec: AdapterSpec, backbone: Backbone, *, seed: int) -> Adapter:
-    """A fresh adapter for `backbone`, on its device; it changes nothing until it is trained.
+    """A fresh adapter of `spec.kind` for `backbone`, on its device; it changes nothing until it is
+    trained. `seed` is for kinds that start at random (lora).
 
     Raises StateError when `spec` matches no layer of the model.
     """
-    return LoraAdapter(spec, target_layers(backbone, spec), seed=seed)
+    layers = target_layers(backbone, spec)
+    if spec.kind == "vera":
+        return VeraAdapter(spec, layers)
+    if spec.kind == "key_value":
+        return KeyValueAdapter(spec, layers)
+    return LoraAdapter(spec, layers, seed=seed)

@@ -56,3 +56,11 @@ class Adapter(Protocol):
     def deltas(self) -> dict[str, Tensor]:
         """Layer key -> ΔW [out, in] at strength 1, differentiable in the weights."""
         ...
+
+    def sample_gradients(self, layer: str, inputs: Tensor, gradients: Tensor) -> dict[str, Tensor]:
+        """Gradient of B separate losses in the weights on `layer`: name -> [B, *shape], fp32.
+
+        inputs: what the layer was given for each loss, [B, N, in]; gradients: of that loss in
+        what the layer answered, [B, N, out].
+        """
+        ...

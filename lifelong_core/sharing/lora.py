@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..adapters.factors import low_rank_factors
 from ..concepts import Concept
 from ..errors import StateError
 from ..state import LifelongState
@@ -19,25 +20,28 @@ EMBEDDING = "emb_params"
 
 
 def lora_state_dict(state: LifelongState) -> dict[str, Tensor]:
-    """The state's LoRA in kohya names: `.lora_down.weight` [rank, in], `.lora_up.weight`
-    [out, rank] and `.alpha` [] per layer, fp32 on the CPU; ΔW = (alpha / rank) · up @ down.
+    """The state's adapter as a LoRA in kohya names: `.lora_down.weight` [k, in],
+    `.lora_up.weight` [out, k] and `.alpha` [] per layer, fp32 on the CPU;
+    ΔW = (alpha / k) · up @ down.
+
+    Exact for every kind of adapter. Full matrices (key_value) have k = min(out, in): `.diff` keys
+    would be smaller, but diffusers refuses files that have them.
 
     Every key is a layer: `comfy.sd.load_lora_for_models` takes it as it is.
 
     Raises StateError when a layer is none of the family's, or of another size.
     """
     tensors: dict[str, Tensor] = {}
-    for layer in dict.fromkeys(key.rsplit(".", 1)[0] for key in state.adapter):
-        name = kohya_name(layer, state.family)
-        down, up = state.adapter[f"{layer}.down"], state.adapter[f"{layer}.up"]
-        if (up.shape[0], down.shape[1]) != layers(state.family)[layer]:
-            raise StateError(
-                f"The adapter changes {layer} by {up.shape[0]} x {down.shape[1]} weights; in a "
-                f"{state.family} model it has {' x '.join(map(str, layers(state.family)[layer]))}."
-            )
+    names = {
+        layer: kohya_name(layer, state.family)
+        for layer in dict.fromkeys(key.rsplit(".", 1)[0] for key in state.adapter)
+    }
+    found = low_rank_factors(state.adapter_spec, state.adapter, layers(state.family))
+    for layer, (down, up, alpha) in found.items():
+        name = names[layer]
         tensors[f"{name}.lora_down.weight"] = down.clone()
         tensors[f"{name}.lora_up.weight"] = up.clone()
-        tensors[f"{name}.alpha"] = torch.tensor(state.adapter_spec.alpha)
+        tensors[f"{name}.alpha"] = torch.tensor(alpha)
     return tensors
 
 

@@ -76,7 +76,7 @@ def lora_metadata(
 ) -> dict[str, str]:
     """The metadata of the file `<stem>.safetensors` that holds `tensors`; `concepts`: those of
     `concept_metadata`."""
-    training = _training(state, stem, info)
+    training = _training(state, tensors, stem, info)
     digest = data_hash(tensors, training)
     spec = _model_spec(state, stem, info, digest) | _optional({"modelspec.thumbnail": thumbnail})
     own = {
@@ -102,12 +102,18 @@ def trigger(token: str, noun: str) -> str:
     return f"{token} {noun}"
 
 
-def _training(state: LifelongState, stem: str, info: ExportInfo) -> dict[str, str]:
+def _training(
+    state: LifelongState, tensors: Mapping[str, Tensor], stem: str, info: ExportInfo
+) -> dict[str, str]:
     triggers = [trigger(concept.token, concept.noun) for concept in state.concepts]
     settings = dict(state.records[-1].settings) if state.records else {}
     # One key for all concepts: managers look into the first key only.
     frequency = {"concepts": dict.fromkeys(triggers, 1)}
     datasets = [{"is_dreambooth": True, "subsets": [{"class_tokens": text} for text in triggers]}]
+    ranks = {len(value) for key, value in tensors.items() if key.endswith(".lora_down.weight")}
+    alphas = {value.item() for key, value in tensors.items() if key.endswith(".alpha")}
+    # Layers that have full matrices differ in rank; the largest stands for all.
+    rank, alpha = max(ranks), max(alphas)
     numbers = {
         name: str(settings[key])
         for name, key in TRAINING_KEYS.items()
@@ -118,8 +124,8 @@ def _training(state: LifelongState, stem: str, info: ExportInfo) -> dict[str, st
         "ss_v2": str(state.family == "sd2"),
         "ss_zero_terminal_snr": "False",
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(state.adapter_spec.rank),
-        "ss_network_alpha": f"{state.adapter_spec.alpha:g}",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": f"{alpha:g}",
         "ss_output_name": stem,
         "ss_tag_frequency": json.dumps(frequency),
         "ss_datasets": json.dumps(datasets),

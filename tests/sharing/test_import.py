@@ -186,8 +186,8 @@ def test_layers_of_no_known_family(tmp_path: Path) -> None:
 
 
 def test_too_large_a_rank_is_refused_by_name(tmp_path: Path) -> None:
-    plain(tmp_path / "a.safetensors", "demo", {f"{BLOCK}.attn2.to_k": (1025, 1.0)})
-    with pytest.raises(StateError, match=r"a\.safetensors.*1025"):
+    plain(tmp_path / "a.safetensors", "demo", {f"{BLOCK}.attn2.to_k": (1281, 1.0)})
+    with pytest.raises(StateError, match=r"a\.safetensors.*1281"):
         import_lora(tmp_path / "a.safetensors")
 
 
