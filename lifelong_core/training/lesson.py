@@ -165,7 +165,7 @@ def finished_state(lesson: Lesson, method: str, result: Snapshot) -> LifelongSta
         task_hash=task.content_hash,
         adapter=weights,
         settings={"method": method, **settings.to_json()},
-        metrics=_metrics(result),
+        metrics=loss_metrics(result),
     )
     return LifelongState(
         family=lesson.backbone.family.name,
@@ -240,8 +240,11 @@ def _groups(lesson: Lesson) -> list[ParameterGroup]:
     return [group for group in groups if group.learning_rate > 0.0]
 
 
-def _metrics(result: Snapshot) -> dict[str, object]:
-    """Losses rounded to six digits, which keeps a state of many concepts small."""
+def loss_metrics(result: Snapshot) -> dict[str, object]:
+    """What a record tells of a run.
+
+    Losses are rounded to six digits, which keeps a state of many concepts small.
+    """
     columns = {
         name: [float(f"{value:.6g}") for value in result.losses[:, index].tolist()]
         for index, name in enumerate(result.columns)
