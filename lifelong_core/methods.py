@@ -19,6 +19,8 @@ from .consolidation import (
     consolidate,
     consolidation_defaults,
 )
+from .consolidation.merge import merged_state
+from .consolidation.routing import route
 from .errors import FileError, InputError, TrainingError
 from .files import check_writable, content_hash
 from .finished import finished_before
@@ -38,6 +40,11 @@ def as_given(settings: LessonSettings) -> LessonSettings:
     return settings
 
 
+def as_it_is(state: LifelongState, _prompt: str) -> LifelongState:
+    """The state's adapter draws every prompt."""
+    return state
+
+
 @dataclass(frozen=True)
 class Method:
     """A method of lifelong learning.
@@ -45,7 +52,9 @@ class Method:
     start: puts the lesson's fresh adapter into its starting position.
     terms: each makes one term of the loss, or None where the settings leave it out.
     after: the phases that consolidate the lesson, in their order.
-    settings: what the method fixes, whatever is asked for.
+    settings: what the method fixes, whatever is asked for; a second time changes nothing more.
+    draw_with: a state and a prompt -> the state whose adapter draws it, with all concepts; only
+        for drawing and exporting where it is another one. See `drawing_state`.
     """
 
     title: str
@@ -54,6 +63,11 @@ class Method:
     terms: tuple[Callable[[Lesson], Term | None], ...]
     after: tuple[Phase, ...] = ()
     settings: Callable[[LessonSettings], LessonSettings] = as_given
+    draw_with: Callable[[LifelongState, str], LifelongState] = as_it_is
+
+
+def start_afresh(_lesson: Lesson) -> None:
+    """Every lesson has an adapter of its own, which starts from nothing."""
 
 
 def continue_adapter(lesson: Lesson) -> None:
@@ -65,6 +79,11 @@ def continue_adapter(lesson: Lesson) -> None:
 def denoise_concept(lesson: Lesson) -> Term:
     """L_D on the concept's pictures."""
     return denoising(min_snr_gamma=lesson.settings.min_snr_gamma)
+
+
+def draw_merged(state: LifelongState, _prompt: str) -> LifelongState:
+    """The mean of all lessons' adapters, exactly, whatever the prompt."""
+    return merged_state(state)[0]
 
 
 def preserve_prior(lesson: Lesson) -> Term | None:
@@ -81,6 +100,20 @@ METHODS: dict[str, Method] = {
         reference="Hu et al. 2021; Ruiz et al. 2023 (prior preservation)",
         start=continue_adapter,
         terms=(denoise_concept, preserve_prior),
+    ),
+    "lora_merge": Method(
+        title="LoRA merge",
+        reference="Zhong et al. 2024 (equal weights)",
+        start=start_afresh,
+        terms=(denoise_concept, preserve_prior),
+        draw_with=draw_merged,
+    ),
+    "hard_routing": Method(
+        title="Hard routing by token (upper bound)",
+        reference="Dong et al. 2024, eq. 3, with weights 0 and 1",
+        start=start_afresh,
+        terms=(denoise_concept, preserve_prior),
+        draw_with=route,
     ),
 }
 
@@ -198,6 +231,16 @@ def teach(
         on_progress=on_progress,
         workspace=workspace,
     )
+
+
+def drawing_state(state: LifelongState, prompt: str) -> LifelongState:
+    """The state to draw `prompt` with, as the method of the newest lesson says.
+
+    For most methods `state` itself. Raises what the method's `draw_with` raises, for example
+    StateError when hard routing needs an adapter that was not kept.
+    """
+    name = state.records[-1].settings.get("method") if state.records else None
+    return METHODS[name].draw_with(state, prompt) if name in METHODS else state
 
 
 def lesson_key(
