@@ -1,0 +1,194 @@
+"""Diffusion Scores Consolidation: "Mining your own secrets" (ICLR 2025), section 3.2, algorithm 3.
+
+The lesson's adapter is both the first teacher and where the student starts; the second teacher is
+the adapter after a random earlier lesson, drawn anew in every batch. All three live on one UNet.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..adapters import Adapter, build_adapter
+from ..adapters.frozen import frozen_adapter
+from ..adapters.mixed import MixedAdapters, RowPredictor
+from ..errors import StateError
+from ..objectives import StepBatch, Term
+from ..objectives.distillation import (
+    CONCEPTS,
+    MODELS,
+    OUTPUT_ROLES,
+    SCORE_ROLES,
+    DistillOutputs,
+    DistillScores,
+)
+from ..seeding import generator
+from ..state import LifelongState
+from ..training import ParameterGroup, ProgressCallback, Snapshot, TrainPlan, train
+from ..training.cpu import cheaper_layers
+from ..training.lesson import loss_metrics
+from .context import Consolidation, with_report
+from .settings import ConsolidationSettings
+
+MEMORY_ADVICE = (
+    "Use a smaller batch_size with as much more accumulation, or turn gradient_checkpointing on."
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DistillPhase:
+    """Makes the newest adapter a student of itself and of the adapters before it (Eq 6).
+
+    dc: also match the diffusion-classifier scores over {c_n, c_0, c_j}; without, the outputs alone
+    ("DSC EWC" of the paper's tables), which takes 4 instead of 9 rows per picture.
+
+    The result becomes the state's adapter and that of the newest record. Word vectors stay as
+    they are. With one concept there is nothing to keep, and the state comes back unchanged.
+    """
+
+    dc: bool = True
+
+    @property
+    def name(self) -> str:
+        return "dsc_dc" if self.dc else "dsc"
+
+    def __call__(
+        self, work: Consolidation, state: LifelongState, on_progress: ProgressCallback | None
+    ) -> LifelongState:
+        """Raises StateError before any training when an earlier lesson's adapter is missing or the
+        adapters change the text encoders, and what `train` raises.
+        """
+        if len(state.records) < 2:
+            logger.info("There is no earlier concept to distil; the adapter stays as it is.")
+            return state
+        check_teachers(state)
+        backbone, spec = work.backbone, state.adapter_spec
+        student = build_adapter(spec, backbone, seed=work.settings.seed)
+        student.load(state.adapter)
+        newest = frozen_adapter(spec, backbone, state.adapter)
+        earlier = frozen_adapter(spec, backbone, state.records[0].adapter)
+        mixed = MixedAdapters(student, (newest, earlier))
+        roles = SCORE_ROLES if self.dc else OUTPUT_ROLES
+        batches = DistillBatches(self.name, work, state, mixed, earlier, roles)
+        outputs = DistillOutputs(work.settings.distillation_weight)
+        scores = _score_term(work.settings) if self.dc else None
+        terms = (outputs, scores) if scores else (outputs,)
+        with mixed.attached(backbone), cheaper_layers(backbone.unet):
+            report = loss_metrics(self._train(work, student, batches, terms, on_progress))
+        if scores:
+            report |= scores.log.report(self.name)
+        weights = student.state()
+        *older, record = state.records
+        record = replace(record, adapter=weights)
+        consolidated = replace(state, adapter=weights, records=(*older, record))
+        return with_report(consolidated, self.name, report)
+
+    def _train(
+        self,
+        work: Consolidation,
+        student: Adapter,
+        batches: DistillBatches,
+        terms: Sequence[Term],
+        on_progress: ProgressCallback | None,
+    ) -> Snapshot:
+        settings, backbone = work.settings, work.backbone
+        plan = TrainPlan(
+            device=backbone.device,
+            steps=settings.distillation_iterations,
+            batches=batches,
+            terms=terms,
+            groups=[ParameterGroup("adapter", student.named_parameters(), settings.learning_rate)],
+            accumulation=settings.accumulation,
+            precision=settings.precision,
+            memory_advice=MEMORY_ADVICE,
+            phase=self.name,
+        )
+        backbone.gradient_checkpointing(settings.gradient_checkpointing)
+        try:
+            return train(plan, on_progress)
+        finally:
+            backbone.gradient_checkpointing(False)
+
+
+def _score_term(settings: ConsolidationSettings) -> DistillScores:
+    return DistillScores(
+        settings.gamma,
+        settings.teacher_temperature,
+        settings.student_temperature,
+        settings.space,
+    )
+
+
+def check_teachers(state: LifelongState) -> None:
+    """Raise StateError unless the state has kept the adapter of every earlier lesson."""
+    for record in state.records[:-1]:
+        if not record.adapter:
+            raise StateError(
+                f"The adapter that concept {record.concept.token!r} was learned with is not in "
+                "this state, so it cannot teach. Use a state whose lessons were all learned with "
+                "a method that keeps their adapters, or consolidate without distillation."
+            )
+
+
+@dataclass(frozen=True)
+class DistillBatches:
+    """Batch number -> pictures of the lesson, once for every role "<model>/<concept>".
+
+    earlier: the adapter of the second teacher; it is given the weights of batch i's teacher when
+    batch i is made.
+    """
+
+    phase: str
+    work: Consolidation
+    state: LifelongState
+    mixed: MixedAdapters
+    earlier: Adapter
+    roles: Sequence[str]
+
+    def teacher(self, index: int) -> int:
+        """The lesson j that the second teacher of batch `index` is taken from."""
+        draw = generator(self.work.settings.seed, self.phase, "teacher", index)
+        return int(torch.randint(len(self.state.records) - 1, (), generator=draw))
+
+    def __call__(self, index: int) -> StepBatch:
+        work, place = self.work, self.teacher(index)
+        self.earlier.load(self.state.records[place].adapter)
+        drawn = work.batch(self.phase, index)
+        size, count = len(drawn.latents), len(self.roles)
+
+        def repeated(values: Tensor) -> Tensor:
+            return values.repeat(count, *[1] * (values.dim() - 1))
+
+        adapters, concepts = self._numbers
+        return StepBatch(
+            predictor=RowPredictor(self.mixed, work.predictor, adapters.repeat_interleave(size)),
+            roles=self._slices(size),
+            latents=repeated(drawn.latents),
+            noise=repeated(drawn.noise),
+            timesteps=repeated(drawn.timesteps),
+            noisy=repeated(drawn.noisy),
+            target=repeated(drawn.target),
+            prompts=work.encode((work.current, work.prior, work.earlier[place])),
+            prompt_rows=concepts.repeat_interleave(size),
+            seed=work.settings.seed,
+            index=index,
+        )
+
+    @cached_property
+    def _numbers(self) -> tuple[Tensor, Tensor]:
+        """Adapter and concept of each role."""
+        parts = [role.split("/") for role in self.roles]
+        adapters = torch.tensor([MODELS.index(model) for model, _ in parts])
+        return adapters, torch.tensor([CONCEPTS.index(concept) for _, concept in parts])
+
+    def _slices(self, size: int) -> Mapping[str, slice]:
+        return {
+            role: slice(place * size, (place + 1) * size) for place, role in enumerate(self.roles)
+        }
