@@ -31,6 +31,12 @@ class LessonSettings:
         32, "pictures of the class noun that the base model draws once; 0 learns without", 0, 10_000
     )
     prior_weight: float = number(1.0, "weight of the loss on the noun's pictures", 0.0, 100.0)
+    retention_weight: float = number(
+        1.0, "lwf: weight of answering under earlier prompts as before the lesson", 0.0, 1e6
+    )
+    overlap_weight: float = number(
+        1e8, "c_lora: weight of leaving alone what earlier lessons changed", 0.0, 1e12
+    )
     accumulation: int = number(1, "batches whose gradients are averaged into one step", 1, 1024)
     precision: str = choice(
         "fp32", "number format of the forward pass; the adapter itself is fp32", PRECISIONS
@@ -93,3 +99,18 @@ def defaults_for(family: str) -> LessonSettings:
     if family not in _DEFAULTS:
         raise InputError(f"No lesson settings for {family!r}; known are {', '.join(_DEFAULTS)}.")
     return _DEFAULTS[family]
+
+
+_RATES = {"lora": 1.0, "vera": 10.0, "key_value": 0.1}
+"""Step sizes that suit the kinds of adapters, relative to a LoRA's. VeRA's two vectors need larger
+steps (Kopiczko et al. 2024 use about ten times LoRA's); full matrices smaller ones (Custom
+Diffusion: 1e-5 times 4 pictures where LoRA has 5e-4)."""
+
+
+def for_adapter(settings: LessonSettings, adapter: AdapterSpec) -> LessonSettings:
+    """`settings` with `adapter`, and a learning rate that suits its kind as theirs suited the kind
+    before: the same for the same kind.
+    """
+    factor = _RATES[adapter.kind] / _RATES[settings.adapter.kind]
+    rate = settings.learning_rate * factor
+    return dataclasses.replace(settings, adapter=adapter, learning_rate=rate)

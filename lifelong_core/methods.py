@@ -19,13 +19,26 @@ from .consolidation import (
     consolidate,
     consolidation_defaults,
 )
-from .consolidation.merge import merged_state
+from .consolidation.constrained import ConstrainedMerge
 from .consolidation.routing import route
 from .errors import FileError, InputError, TrainingError
 from .files import check_writable, content_hash
 from .finished import finished_before
-from .lesson import LessonSettings, defaults_for
-from .objectives import Term, denoising, prior_preservation
+from .lesson import LessonSettings, defaults_for, for_adapter
+from .objectives import Term
+from .parts import (
+    as_given,
+    as_it_is,
+    continue_adapter,
+    continue_with_identifier,
+    custom_diffusion_settings,
+    denoise_concept,
+    draw_merged,
+    dreambooth_settings,
+    preserve_prior,
+    start_afresh,
+    textual_inversion_settings,
+)
 from .state import LifelongState, save_state
 from .training import ProgressCallback, Session
 from .training.lesson import Lesson, finished_state, prepare_lesson, run_lesson, unfinished_state
@@ -33,16 +46,6 @@ from .training.precision import check_precision
 
 CODE_VERSION = 1
 """Raised when a change of code changes what a lesson learns: finished lessons then count anew."""
-
-
-def as_given(settings: LessonSettings) -> LessonSettings:
-    """The method fixes none of the settings."""
-    return settings
-
-
-def as_it_is(state: LifelongState, _prompt: str) -> LifelongState:
-    """The state's adapter draws every prompt."""
-    return state
 
 
 @dataclass(frozen=True)
@@ -66,40 +69,41 @@ class Method:
     draw_with: Callable[[LifelongState, str], LifelongState] = as_it_is
 
 
-def start_afresh(_lesson: Lesson) -> None:
-    """Every lesson has an adapter of its own, which starts from nothing."""
-
-
-def continue_adapter(lesson: Lesson) -> None:
-    """Start from the adapter of the lesson before; a first lesson starts from nothing."""
-    if lesson.state is not None:
-        lesson.adapter.load(lesson.state.adapter)
-
-
-def denoise_concept(lesson: Lesson) -> Term:
-    """L_D on the concept's pictures."""
-    return denoising(min_snr_gamma=lesson.settings.min_snr_gamma)
-
-
-def draw_merged(state: LifelongState, _prompt: str) -> LifelongState:
-    """The mean of all lessons' adapters, exactly, whatever the prompt."""
-    return merged_state(state)[0]
-
-
-def preserve_prior(lesson: Lesson) -> Term | None:
-    """L_prior on the base model's pictures of the plain noun."""
-    settings = lesson.settings
-    if not settings.prior_count:
-        return None
-    return prior_preservation(settings.prior_weight, min_snr_gamma=settings.min_snr_gamma)
-
-
 METHODS: dict[str, Method] = {
     "lora": Method(
         title="Sequential LoRA",
         reference="Hu et al. 2021; Ruiz et al. 2023 (prior preservation)",
         start=continue_adapter,
         terms=(denoise_concept, preserve_prior),
+    ),
+    "dreambooth_lora": Method(
+        title="DreamBooth-LoRA",
+        reference="Ruiz et al. 2023; Sun et al. 2024 (L2DM), section 4.2",
+        start=continue_with_identifier,
+        terms=(denoise_concept, preserve_prior),
+        settings=dreambooth_settings,
+    ),
+    "custom_diffusion": Method(
+        title="Custom Diffusion",
+        reference="Kumari et al. 2023",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior),
+        settings=custom_diffusion_settings,
+    ),
+    "custom_diffusion_merge": Method(
+        title="Custom Diffusion, constrained merge",
+        reference="Kumari et al. 2023, eq. 4 and 5",
+        start=start_afresh,
+        terms=(denoise_concept, preserve_prior),
+        after=(ConstrainedMerge(),),
+        settings=custom_diffusion_settings,
+    ),
+    "textual_inversion": Method(
+        title="Textual Inversion",
+        reference="Gal et al. 2023",
+        start=continue_adapter,
+        terms=(denoise_concept,),
+        settings=textual_inversion_settings,
     ),
     "lora_merge": Method(
         title="LoRA merge",
@@ -275,7 +279,7 @@ def lesson_settings(
     if settings is None:
         settings = defaults_for(backbone.family.name)
         if state is not None:
-            settings = replace(settings, adapter=state.adapter_spec)
+            settings = for_adapter(settings, state.adapter_spec)
     return METHODS[method].settings(settings)
 
 
