@@ -36,7 +36,7 @@ class ConsolidationSettings:
     space: str = choice(
         "own", "errors of the scores: in the model's own output, or in its noise", SPACES
     )
-    fisher_iterations: int = number(40, "iterations of estimating the Fisher", 1, 100_000)
+    fisher_iterations: int = number(40, "iterations of estimating the Fisher", 2, 100_000)
     distillation_iterations: int = number(40, "iterations of distilling", 1, 100_000)
     learning_rate: float = number(5e-4, "step size of distilling", 1e-12, 1.0)
     batch_size: int = number(8, "pictures per batch; each is seen with every concept", 1, 256)
