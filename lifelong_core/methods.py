@@ -149,7 +149,7 @@ def learn(
     unchanged in every case, also when `on_progress` cancels.
     """
     settings = lesson_settings(backbone, state, method, settings)
-    _check(backbone, task, state, settings, preview_every)
+    check_lesson(backbone, task, state, settings, preview_every)
     key = lesson_key(backbone, task, state, method, settings)
     finished = workspace / "lessons" / f"{key}.lifelong.safetensors" if workspace else None
     known = finished_before(finished)
@@ -283,12 +283,12 @@ def lesson_settings(
     return METHODS[method].settings(settings)
 
 
-def _check(
+def check_lesson(
     backbone: Backbone,
     task: ConceptTask,
     state: LifelongState | None,
     settings: LessonSettings,
-    preview_every: int,
+    preview_every: int = 0,
 ) -> None:
     """Everything that can be refused before any work is spent."""
     if preview_every < 0:

@@ -61,7 +61,7 @@ def test_values_out_of_range_are_refused_by_name(name: str, value: object) -> No
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"rank": 0}, "rank 0"),
+        ({"rank": -1}, "rank -1"),
         ({"rank": 2000}, "rank 2000"),
         ({"rank": 1.5}, "rank 1.5"),
         ({"alpha": 0.0}, "alpha"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,9 +98,37 @@ def run_lesson(
 
     Raises what `train` raises. The base model is as it was afterwards, in every case.
     """
+    drawing = _heartbeat(on_progress, lesson.settings.steps, "preview picture")
+    return train_adapter(
+        lesson,
+        lesson_pictures(lesson, priors, on_progress),
+        lesson.all_vectors,
+        parameter_groups(lesson),
+        terms,
+        session=session,
+        on_progress=on_progress,
+        preview=lambda: preview_picture(lesson, drawing),
+        preview_every=preview_every,
+    )
+
+
+def train_adapter(
+    lesson: Lesson,
+    sources: Sequence[Pictures],
+    vectors: Mapping[str, ConceptVectors],
+    groups: Sequence[ParameterGroup],
+    terms: Sequence[Term],
+    *,
+    session: Session | None,
+    on_progress: ProgressCallback | None,
+    preview: Callable[[], Tensor] | None = None,
+    preview_every: int = 0,
+) -> Snapshot:
+    """Train `groups` on `sources` with the lesson's adapter attached and by its settings.
+
+    vectors: token -> vectors of all concepts that the prompts of `sources` may name.
+    """
     backbone, settings = lesson.backbone, lesson.settings
-    sources = lesson_pictures(lesson, priors, on_progress)
-    drawing = _heartbeat(on_progress, settings.steps, "preview picture")
     with lesson.adapter.attached(backbone), cheaper_layers(backbone.unet):
         plan = TrainPlan(
             device=backbone.device,
@@ -108,18 +136,18 @@ def run_lesson(
             batches=Batches(
                 backbone,
                 sources,
-                lesson.all_vectors,
+                vectors,
                 seed=settings.seed,
                 noise_offset=settings.noise_offset,
                 trains_text_encoder=settings.adapter.text_encoder,
             ),
             terms=terms,
-            groups=_groups(lesson),
+            groups=groups,
             accumulation=settings.accumulation,
             precision=settings.precision,
             lr_schedule=settings.lr_schedule,
             warmup=settings.warmup,
-            preview=lambda: preview_picture(lesson, drawing),
+            preview=preview,
             preview_every=preview_every,
             session=session,
             memory_advice=memory_advice(settings),
@@ -226,7 +254,8 @@ def memory_advice(settings: LessonSettings) -> str:
     return "Use smaller pictures, for example 3/4 of the side, or a card with more memory."
 
 
-def _groups(lesson: Lesson) -> list[ParameterGroup]:
+def parameter_groups(lesson: Lesson) -> list[ParameterGroup]:
+    """The adapter's weights and the token's vectors, as far as they are trained."""
     settings = lesson.settings
     groups = [
         ParameterGroup(
