@@ -34,6 +34,12 @@ class LessonSettings:
     retention_weight: float = number(
         1.0, "lwf: weight of answering under earlier prompts as before the lesson", 0.0, 1e6
     )
+    ewc_weight: float = number(
+        1.0,
+        "ewc: pull to the weights that earlier concepts need (λ of a Fisher of mean 1)",
+        0.0,
+        1e9,
+    )
     overlap_weight: float = number(
         1e8, "c_lora: weight of leaving alone what earlier lessons changed", 0.0, 1e12
     )
