@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import StateError
 from .layers import Attachment, Forward, target_layers
+from .shifted import ShiftedLinear
 from .spec import AdapterSpec
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class LayeredAdapter(ABC):
         self._attachment: Attachment | None = None
         self._shapes = {key: layer.weight.shape for key, layer in layers.items()}
         self._weights: dict[str, nn.Parameter] = {}
+        self._beneath: Mapping[str, Tensor] = {}
 
     @abstractmethod
     def deltas(self) -> dict[str, Tensor]: ...
@@ -68,8 +70,15 @@ class LayeredAdapter(ABC):
         finally:
             self.detach()
 
+    def rest_on(self, changes: Mapping[str, Tensor]) -> None:
+        self._beneath = changes
+
     def forwards(self, layers: Mapping[str, nn.Linear]) -> dict[str, Forward]:
-        return {key: self._forward(key, layer) for key, layer in layers.items()}
+        grounds = {
+            key: ShiftedLinear(layer, self._beneath[key]) if key in self._beneath else layer
+            for key, layer in layers.items()
+        }
+        return {key: self._forward(key, layer) for key, layer in grounds.items()}
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self._weights)

@@ -37,6 +37,13 @@ class Adapter(Protocol):
         """Attach for the duration of a `with` block."""
         ...
 
+    def rest_on(self, changes: Mapping[str, Tensor]) -> None:
+        """When attached, answer as if each layer's weight had its frozen change [out, in] as well.
+
+        They are no part of the adapter: neither of its weights, nor `deltas`, nor `strength`.
+        """
+        ...
+
     def forwards(self, layers: Mapping[str, nn.Linear]) -> dict[str, Forward]:
         """Adapted forward of each layer: for code that mixes several adapters on one model."""
         ...

@@ -76,6 +76,8 @@ class DistillPhase:
         earlier = frozen_adapter(spec, backbone, state.records[0].adapter)
         mixed = MixedAdapters(student, (newest, earlier))
         roles = SCORE_ROLES if self.dc else OUTPUT_ROLES
+        # Once and outside of the training loop, whose precision may be another.
+        work.encode((work.current, work.prior, *work.earlier))
         batches = DistillBatches(self.name, work, state, mixed, earlier, roles)
         outputs = DistillOutputs(work.settings.distillation_weight)
         scores = _score_term(work.settings) if self.dc else None

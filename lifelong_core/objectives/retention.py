@@ -36,6 +36,11 @@ class Retention:
     min_snr_gamma: float = 0.0
     name: str = field(default="retention", init=False)
 
+    def __post_init__(self) -> None:
+        # All at once, so that no encoding depends on where a run was resumed.
+        with torch.no_grad():
+            self.cache.encode([self.noun, *self.earlier], self.vectors)
+
     def __call__(self, batch: StepBatch) -> Tensor:
         concept = batch.roles["concept"]
         noisy, timesteps = batch.noisy[concept], batch.timesteps[concept]
