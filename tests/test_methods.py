@@ -73,6 +73,7 @@ def test_the_record_tells_the_lesson(first: LifelongState) -> None:
     assert record.task_hash == task().content_hash
     assert record.settings["method"] == "lora"
     assert record.settings["steps"] == 3
+    assert record.settings["size"] == task().images.shape[-1]
     terms = record.metrics["terms"]
     assert set(terms) == {"denoising", "prior"}
     for total, *parts in zip(record.metrics["loss"], *terms.values(), strict=True):

@@ -192,7 +192,7 @@ def finished_state(lesson: Lesson, method: str, result: Snapshot) -> LifelongSta
         concept=Concept(task.token, task.noun, lesson.vectors),
         task_hash=task.content_hash,
         adapter=weights,
-        settings={"method": method, **settings.to_json()},
+        settings={"method": method, "size": task.images.shape[-1], **settings.to_json()},
         metrics=loss_metrics(result),
     )
     return LifelongState(
