@@ -137,11 +137,12 @@ def test_it_is_a_running_mean_over_lessons(
     backbone: Backbone, state_after: States, task_of: Tasks
 ) -> None:
     """Each lesson's own Fisher, from a state without any, averages to the state's."""
+    settings = replace(SETTINGS, batch_size=1)
     phase, own, state = UpdateFisher(), [], state_after(1)
     for number in (1, 2, 3):
         fresh = state_after(number)
         state = replace(fresh, extras=state.extras)
-        work = prepare(backbone, task_of(number), SETTINGS, state)
+        work = prepare(backbone, task_of(number), settings, state)
         own.append(DiagonalFisher.of(phase(work, fresh, None)).values)
         state = phase(work, state, None)
     fisher = DiagonalFisher.of(state)
