@@ -20,10 +20,13 @@ from .consolidation import (
     consolidation_defaults,
 )
 from .consolidation.constrained import ConstrainedMerge
+from .consolidation.fisher import UpdateFisher
 from .consolidation.routing import route
+from .elastic import hold_directions, hold_weights
 from .errors import FileError, InputError, TrainingError
 from .files import check_writable, content_hash
 from .finished import finished_before
+from .keeping import draw_stacked, leave_changed_weights, retain_earlier, stack_adapter
 from .lesson import LessonSettings, defaults_for, for_adapter
 from .objectives import Term
 from .parts import (
@@ -104,6 +107,48 @@ METHODS: dict[str, Method] = {
         start=continue_adapter,
         terms=(denoise_concept,),
         settings=textual_inversion_settings,
+    ),
+    "lwf": Method(
+        title="Learning without Forgetting",
+        reference="Li & Hoiem 2016, on the lesson's own pictures",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, retain_earlier),
+    ),
+    "c_lora": Method(
+        title="C-LoRA",
+        reference="Smith et al. 2023, eq. 3",
+        start=stack_adapter,
+        terms=(denoise_concept, preserve_prior, leave_changed_weights),
+        draw_with=draw_stacked,
+    ),
+    "ewc": Method(
+        title="EWC",
+        reference="Kirkpatrick et al. 2017; Jha et al. 2025, Alg 4 without DSC and DC",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, hold_weights),
+        after=(UpdateFisher(),),
+    ),
+    "ewc_dc": Method(
+        title="EWC DC",
+        reference="Jha et al. 2025 (Mining your own secrets), Eq 5, Alg 4 without DSC",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, hold_weights),
+        after=(UpdateFisher(dc=True),),
+    ),
+    "ewc_rank1": Method(
+        title="EWC, rank-one Fisher",
+        reference="Rank-1 Fisher EWC, ICLR 2026, without its distillation",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, hold_directions),
+        after=(UpdateFisher(rank_one=True),),
+    ),
+    "custom_diffusion_ewc": Method(
+        title="Custom Diffusion + EWC",
+        reference="Kumari et al. 2023 with Kirkpatrick et al. 2017",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, hold_weights),
+        after=(UpdateFisher(),),
+        settings=custom_diffusion_settings,
     ),
     "lora_merge": Method(
         title="LoRA merge",
