@@ -20,6 +20,7 @@ from .consolidation import (
     consolidation_defaults,
 )
 from .consolidation.constrained import ConstrainedMerge
+from .consolidation.distill import DistillPhase
 from .consolidation.fisher import UpdateFisher
 from .consolidation.routing import route
 from .elastic import hold_directions, hold_weights
@@ -141,6 +142,27 @@ METHODS: dict[str, Method] = {
         start=continue_adapter,
         terms=(denoise_concept, preserve_prior, hold_directions),
         after=(UpdateFisher(rank_one=True),),
+    ),
+    "dsc": Method(
+        title="DSC",
+        reference="Jha et al. 2025, Eq 6 without its scores, Alg 4 without EWC",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior),
+        after=(DistillPhase(dc=False),),
+    ),
+    "dsc_ewc": Method(
+        title="DSC EWC",
+        reference="Jha et al. 2025, Alg 4 without the scores of Eq 5 and Eq 6",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, hold_weights),
+        after=(DistillPhase(dc=False), UpdateFisher()),
+    ),
+    "dsc_ewc_dc": Method(
+        title="DSC EWC DC",
+        reference="Jha et al. 2025, Alg 4: Eq 5 and Eq 6",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, hold_weights),
+        after=(DistillPhase(), UpdateFisher(dc=True)),
     ),
     "custom_diffusion_ewc": Method(
         title="Custom Diffusion + EWC",
