@@ -23,5 +23,6 @@ COMMANDS: dict[str, Command] = {
     "ui": Command(".launch.ui", "set up and open ComfyUI with this pack until Ctrl-C"),
     "test": Command(".launch.test", "set up and run lint and all tests"),
     "lint": Command(".launch.lint", "set up and run ruff and mypy"),
+    "bench": Command(".evaluation.command", "measure methods on streams of concepts, and report"),
     "world": Command(".world.command", "make the demo model, and measure it"),
 }

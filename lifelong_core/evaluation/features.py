@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..errors import InputError
 from ..world.clip import WorldClip
 from ..world.judge import Judge
+from .alignment import own_alignment, pairwise_alignment
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def judge_space(judge: Judge) -> FeatureSpace:
 
 def image_alignment(space: FeatureSpace, generated: Tensor, references: Tensor) -> Tensor:
     """IA per generated picture, [G]: its mean cosine to the reference pictures [R, 3, H, W]."""
-    return (space.directions(generated) @ space.directions(references).T).mean(1)
+    return pairwise_alignment(space.directions(generated), space.directions(references))
 
 
 def text_alignment(clip: WorldClip, generated: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -61,6 +62,4 @@ def text_alignment(clip: WorldClip, generated: Tensor, prompts: Sequence[str]) -
 
     Raises InputError unless there is one prompt per picture.
     """
-    if len(generated) != len(prompts):
-        raise InputError(f"There are {len(generated)} pictures, but {len(prompts)} prompts.")
-    return (clip.encode_images(generated) * clip.encode_texts(prompts)).sum(1)
+    return own_alignment(clip.encode_images(generated), clip.encode_texts(prompts))

@@ -1,0 +1,154 @@
+"""`python -m lifelong_core bench …`: measure methods on streams of concepts, and report."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..backbone import load_backbone
+from ..errors import InputError, LifelongError
+from ..files import atomic_write
+from ..lesson import defaults_for
+from ..world.shipped import weights_path
+from .extractors import WORLD, extractor_named
+from .protocol import Protocol
+from .reference import Bench
+from .report import sheet_name, write_report
+from .run import Run, run_stream
+from .stream import TOYS, stream_named
+from .table import update_table
+from .ways import way_named
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL = Protocol()
+RESULTS = Path("benchmarks/results")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the `bench` commands."""
+    commands = parser.add_subparsers(dest="bench_command", required=True)
+    run = commands.add_parser("run", help="teach streams with methods, measure, record")
+    run.add_argument(
+        "--stream",
+        default="toys5",
+        help=f"{', '.join(TOYS)}, or a folder with one folder of photos per concept",
+    )
+    run.add_argument("--stream-seed", default="2", help="one seed, or several: 2,3,4")
+    run.add_argument("--methods", default="lora", help="one method, or several: lora,ewc,ewc+vera")
+    run.add_argument("--out", type=Path, default=RESULTS, help="folder of the recorded tables")
+    run.add_argument("--work", type=Path, default=Path(".cache/bench"), help="folder of the runs")
+    run.add_argument("--model", type=Path, help="checkpoint, else the shipped demo model")
+    run.add_argument(
+        "--extractors",
+        default=WORLD,
+        help=f"networks for the features, the table's own first: {WORLD},ViT-B-32=clip.pt",
+    )
+    run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    run.add_argument("--threads", type=int, default=torch.get_num_threads())
+    report = commands.add_parser("report", help="tables, plots and a page of pictures")
+    report.add_argument("table", type=Path, nargs="?", default=RESULTS / "toys5.json")
+    report.add_argument("--out", type=Path, help="folder, else the one named like the table")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the chosen command; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if arguments.bench_command == "report":
+        folder = arguments.out or arguments.table.with_suffix("")
+        for path in write_report(arguments.table, folder):
+            logger.info("%s", path)
+        return 0
+    torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)  # denormals in convolutions cost a third of the speed on a CPU
+    return _sweep(_runs(arguments), arguments.out)
+
+
+def _runs(arguments: argparse.Namespace) -> list[Run]:
+    """Every method on every stream; whatever is wrong with the options is said here."""
+    ways = [way_named(name) for name in _listed(arguments.methods)]
+    seeds = _seeds(arguments.stream_seed)
+    extractors = tuple(extractor_named(name) for name in _listed(arguments.extractors))
+    backbone = load_backbone(arguments.model or weights_path("demo"), device=arguments.device)
+    bench = Bench(backbone, extractors, PROTOCOL, arguments.work)
+    usual = defaults_for(backbone.family.name)
+    size = backbone.family.default_size
+    streams = [stream_named(arguments.stream, seed, size=size) for seed in seeds]
+    return [
+        Run(bench, stream, way, replace(usual, seed=stream.seed))
+        for stream in streams
+        for way in ways
+    ]
+
+
+def _sweep(runs: Sequence[Run], out: Path) -> int:
+    """Measure all runs and put each into the table when it is done.
+
+    A run that fails is told and does not stop the others; the exit code is then 1.
+    """
+    waiting = [run for run in runs if not run.result_path.exists()]
+    took = [_record(run, out) for run in runs if run not in waiting]
+    logger.info("%d runs were done before, %d are to do%s.", len(took), *_cost(took, len(waiting)))
+    failed = 0
+    for number, one in enumerate(waiting, 1):
+        name = f"{one.way.name}, seed {one.stream.seed}"
+        try:
+            took.append(_record(one, out))
+        except LifelongError as error:
+            failed += 1
+            logger.error("%s: %s", name, error)
+            continue
+        logger.info(
+            "%s took %s; %d runs are left%s.",
+            name,
+            _duration(took[-1]),
+            *_cost(took, len(waiting) - number),
+        )
+    return 1 if failed else 0
+
+
+def _record(run: Run, out: Path) -> float:
+    """Measure one run, or take it as it was measured, into the table; returns its seconds."""
+    result = run_stream(run)
+    update_table(out / f"{run.stream.name}.json", [result])
+    sheet = run.sheet_path.read_bytes()
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(sheet)
+
+    name = sheet_name(run.way.name, run.stream.seed)
+    atomic_write(out / run.stream.name / name, write)
+    lessons = sum(lesson["seconds"] for lesson in result["lessons"])
+    return float(lessons + result["drawing"]["seconds"])
+
+
+def _cost(took: Sequence[float], left: int) -> tuple[int, str]:
+    """`left`, and about how long so many runs take as far as any is known."""
+    if not took or not left:
+        return left, ""
+    return left, f", which will take about {_duration(left * sum(took) / len(took))}"
+
+
+def _listed(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise InputError("An option that names several things, with commas between, is empty.")
+    return list(dict.fromkeys(names))
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(name) for name in _listed(text)]
+    except ValueError as error:
+        raise InputError(f"Stream seeds {text!r} are no numbers such as 2,3,4.") from error
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,111 @@
+"""Pictures of one cell of the matrix, turned into features that stay on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..adapters import build_adapter
+from ..backbone import Backbone
+from ..files import atomic_write, load_tensors, save_tensors
+from ..sampling import generate
+from ..seeding import derive_seed
+from ..sharing.preview import to_picture
+from ..state import LifelongState
+from .extractors import Extractor
+from .phases import Phase, measured
+from .prompts import spread_first
+from .protocol import Protocol
+
+BATCH = {"cpu": 8, "cuda": 80}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What to draw: prompts [P], one per picture. Picture p starts from the noise of (seed, p)."""
+
+    prompts: tuple[str, ...]
+    seed: int
+    steps: int
+
+
+def pictures_of(
+    prompts: Sequence[str], protocol: Protocol, *, last: bool, seed: int, concept: int
+) -> Pictures:
+    """The pictures of a cell. Those of the last row begin with those of every other row, and the
+    noise depends on the stream's seed and the concept alone: it is the same for all methods."""
+    count = protocol.last_prompts if last else protocol.prompts
+    chosen = spread_first(prompts, protocol.prompts)[:count]
+    repeated = tuple(prompt for prompt in chosen for _ in range(protocol.pictures))
+    return Pictures(repeated, derive_seed(seed, "evaluation", concept), protocol.steps)
+
+
+def draw(backbone: Backbone, state: LifelongState | None, pictures: Pictures) -> Tensor:
+    """[P, 3, H, W] in [0, 1] by the state's model, or by the base model."""
+    batch_size = BATCH.get(backbone.device.type, BATCH["cpu"])
+    if state is None:
+        return generate(
+            backbone,
+            pictures.prompts,
+            seed=pictures.seed,
+            steps=pictures.steps,
+            batch_size=batch_size,
+        )
+    adapter = build_adapter(state.adapter_spec, backbone, seed=0)
+    adapter.load(state.adapter)
+    vectors = {
+        token: {key: value.to(backbone.device) for key, value in concept.items()}
+        for token, concept in state.vectors.items()
+    }
+    with adapter.attached(backbone):
+        return generate(
+            backbone,
+            pictures.prompts,
+            seed=pictures.seed,
+            steps=pictures.steps,
+            vectors=vectors,
+            batch_size=batch_size,
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """features: extractor -> [P, D]. phase: what drawing them took."""
+
+    features: dict[str, Tensor]
+    phase: Phase
+
+
+def drawn_cell(
+    path: Path,
+    backbone: Backbone,
+    state: LifelongState | None,
+    pictures: Pictures,
+    extractors: Sequence[Extractor],
+    shown: int,
+) -> Cell:
+    """The cell in `path` (.safetensors), drawn first unless it is there.
+
+    Every `shown`-th picture stays as a strip in a JPEG of the same name, at most five. Raises
+    FileError when the folder cannot be written.
+    """
+    if not path.exists():
+        with measured(backbone.device) as phase:
+            images = draw(backbone, state, pictures)
+        strip = torch.cat(list(images[::shown][:5]), dim=2)
+        write_jpeg(to_picture(strip), path.with_suffix(".jpg"))
+        features = {one.name: one.images(images) for one in extractors}
+        save_tensors(path, features, {"phase": json.dumps(asdict(phase))})
+    features, metadata = load_tensors(path)
+    return Cell(features, Phase(**json.loads(metadata["phase"])))
+
+
+def write_jpeg(picture: Image.Image, path: Path) -> Path:
+    """Write `picture` atomically. Raises FileError."""
+    return atomic_write(path, lambda temporary: picture.save(temporary, "JPEG", quality=90))

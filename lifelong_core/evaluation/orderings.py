@@ -1,0 +1,95 @@
+"""What the paper says about the order of methods, held against our results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .interval import Interval, Values, interval, paired_difference
+
+METRICS = {"a_mmd": "A_MMD", "kid": "KID"}
+"""What the paper orders by; low is good for both."""
+
+SINGLE = (
+    "lora",
+    "ewc",
+    "ewc_dc",
+    "dsc",
+    "dsc_ewc",
+    "dsc_ewc_dc",
+    "lwf",
+    "c_lora",
+    "dreambooth_lora",
+    "custom_diffusion_ewc",
+)
+"""Replay-free continual methods that draw every concept with one adapter, each also with VeRA."""
+
+
+class Statement(NamedTuple):
+    """`method` is better than the best of `rivals` (worse than the worst of them)."""
+
+    text: str
+    method: str
+    rivals: tuple[str, ...]
+    worse: bool = False
+
+
+OTHER_SINGLES = tuple(name for name in SINGLE if name != "dsc_ewc_dc")
+STATEMENTS = (
+    Statement("DSC EWC DC is the best single adapter", "dsc_ewc_dc", OTHER_SINGLES),
+    Statement("EWC DC is better than EWC", "ewc_dc", ("ewc",)),
+    Statement("EWC is better than C-LoRA", "ewc", ("c_lora",)),
+    Statement("EWC is better than sequential LoRA", "ewc", ("lora",)),
+    Statement("LoRA merge is worst", "lora_merge", SINGLE, worse=True),
+)
+
+
+def orderings(
+    methods: Sequence[str], values_of: Callable[[str, str], Values]
+) -> dict[str, dict[str, Any]]:
+    """Statement -> `holds` and `difference`, over all of `METRICS`.
+
+    difference: how much lower the metric is than the rival's, as the statement wants it, with its
+    95 % interval over paired concepts and seeds. It holds when the whole interval is above 0.
+    values_of: (method, metric) -> its values. Statements about methods without runs are left out.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for statement in STATEMENTS:
+        rivals = [name for name in statement.rivals if name in methods]
+        if statement.method not in methods or not rivals:
+            continue
+        for metric, title in METRICS.items():
+            own = values_of(statement.method, metric)
+            others = {name: values_of(name, metric) for name in rivals}
+            rival = _nearest(others, statement.worse)
+            pair = (own, others[rival]) if statement.worse else (others[rival], own)
+            difference = paired_difference(*pair)
+            if difference is not None:
+                found[f"{statement.text} ({title})"] = {
+                    "holds": difference.low > 0.0,
+                    "difference": list(difference),
+                    "against": rival,
+                }
+    return found
+
+
+def _nearest(others: Mapping[str, Values], worse: bool) -> str:
+    """The rival that is hardest to beat: the one with the lowest mean, or with the highest."""
+
+    def mean(name: str) -> float:
+        found: Interval | None = interval(others[name])
+        return found.mean if found is not None else float("inf")
+
+    return max(others, key=mean) if worse else min(others, key=mean)
+
+
+def best_single_adapter(kept: Mapping[str, Sequence[float] | None]) -> dict[str, Any] | None:
+    """The method of `SINGLE`, with any kind of adapter, that keeps the most; None without one.
+
+    kept: method -> its `kept_gain` interval.
+    """
+    known = {name: value for name, value in kept.items() if value and name.split("+")[0] in SINGLE}
+    if not known:
+        return None
+    best = max(known, key=lambda name: known[name][0])
+    return {"name": best, "kept_gain": list(known[best])}

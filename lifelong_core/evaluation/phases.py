@@ -1,0 +1,52 @@
+"""Wall time and peak memory of one phase of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+MIB = 2**20
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass
+class Phase:
+    """seconds: wall time; peak_mib: most memory at a time, of the GPU's tensors where the model
+    lies on one, else of this process; None where the system does not tell."""
+
+    seconds: float = 0.0
+    peak_mib: float | None = None
+
+
+@contextlib.contextmanager
+def measured(device: torch.device) -> Iterator[Phase]:
+    """Fills the phase when the block ends."""
+    phase = Phase()
+    _forget_peak(device)
+    began = time.monotonic()
+    yield phase
+    phase.seconds = time.monotonic() - began
+    phase.peak_mib = _peak_mib(device)
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _RESET.exists():
+        with contextlib.suppress(OSError):
+            _RESET.write_text("5")  # Linux: the highest resident size counts anew from now on
+
+
+def _peak_mib(device: torch.device) -> float | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / MIB
+    if not _RESET.exists():
+        return None
+    found = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text(encoding="ascii"))
+    return int(found[1]) / 1024 if found else None

@@ -1,0 +1,175 @@
+"""One run: a stream taught by one method, measured as it goes. It can be stopped at any time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import read_json, write_json
+from ..lesson import LessonSettings
+from ..methods import drawing_state
+from ..state import LifelongState, load_state, save_state
+from .drawing import Cell, drawn_cell, pictures_of
+from .measures import measure
+from .parameters import stored_percent, trained_percent
+from .phases import measured
+from .prompts import concept_free_prompts
+from .protocol import chosen, schedule
+from .record import hardware, versions
+from .reference import FREE, Bench, reference
+from .sheet import write_sheet
+from .stream import Stream
+from .ways import Room, Way
+
+CODE_VERSION = 1
+"""Raised when a change of code changes results: finished runs then count anew."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method on one stream. `folder` holds its state, cells, times, sheet and result.
+
+    usual: the settings of a lesson, before the way changes them; the LoRAs that the run is
+    compared to are learned with these.
+    """
+
+    bench: Bench
+    stream: Stream
+    way: Way
+    usual: LessonSettings
+
+    @property
+    def room(self) -> Room:
+        """With what the way's lessons are taught."""
+        return self.bench.room(self.way.settings(self.usual))
+
+    @property
+    def folder(self) -> Path:
+        settings = self.room.settings.to_json()
+        return self.bench.folder(self.stream, self.way.name, self.way.name, settings, CODE_VERSION)
+
+    @property
+    def result_path(self) -> Path:
+        """The JSON that a finished run leaves."""
+        return self.folder / "result.json"
+
+    @property
+    def sheet_path(self) -> Path:
+        """Photos of every concept, its pictures after its own lesson, and at the end."""
+        return self.folder / "sheet.jpg"
+
+
+def run_stream(run: Run) -> dict[str, Any]:
+    """Teach and measure the whole stream and return the result; a finished run's is read.
+
+    A run that was stopped goes on with the lesson or the cell that it was in. Raises what lessons
+    and sampling raise, and FileError when the work folder cannot be written.
+    """
+    if run.result_path.exists():
+        logger.info("%s was run before: %s.", run.way.name, run.folder.name)
+        known: dict[str, Any] = read_json(run.result_path)
+        return known
+    rows = schedule(len(run.stream.subjects))
+    cells: dict[tuple[int, int], Cell] = {}
+    begin = _lessons_done(run)
+    state = load_state(_state_path(run, begin)) if begin else None
+    for after, concepts in rows.items():
+        if after > begin:
+            state = _lesson(run, after, state)
+        for concept in concepts:
+            cells[after, concept] = _cell(run, after, concept, state)
+    assert state is not None  # a stream has at least one lesson
+    return _finish(run, state, cells)
+
+
+def _lesson(run: Run, number: int, state: LifelongState | None) -> LifelongState:
+    """Teach lesson `number`. Its JSON is written last and says that the lesson is done."""
+    tasks = [subject.task for subject in run.stream.subjects[:number]]
+    logger.info("%s: lesson %d of %d", run.way.name, number, len(run.stream.subjects))
+    with measured(run.bench.backbone.device) as phase:
+        state = run.way.lesson(run.room, tasks, state)
+    # A lesson that was stopped, or is known from another run, took longer than this call.
+    phase.seconds = max(phase.seconds, float(state.records[-1].metrics["seconds"]))
+    save_state(state, _state_path(run, number))
+    info = asdict(phase) | {"trained_percent": trained_percent(run.bench.backbone, state)}
+    write_json(_lesson_path(run, number), info)
+    _state_path(run, number - 1).unlink(missing_ok=True)
+    return state
+
+
+def _cell(run: Run, after: int, concept: int, state: LifelongState | None) -> Cell:
+    """The pictures of `concept` (0: of none) by the model after lesson `after`."""
+    bench, stream = run.bench, run.stream
+    free = concept == FREE
+    prompts = concept_free_prompts() if free else stream.subjects[concept - 1].prompts
+    last = after == len(stream.subjects)
+    pictures = pictures_of(prompts, bench.protocol, last=last, seed=stream.seed, concept=concept)
+    path = run.folder / f"cell_{after}_{concept}.safetensors"
+    if path.exists():
+        state = None
+    elif state is not None:
+        state = drawing_state(state, pictures.prompts[0])
+    shown = bench.protocol.pictures
+    return drawn_cell(path, bench.backbone, state, pictures, bench.extractors, shown)
+
+
+def _finish(
+    run: Run, state: LifelongState, cells: Mapping[tuple[int, int], Cell]
+) -> dict[str, Any]:
+    bench, stream = run.bench, run.stream
+    last = len(stream.subjects)
+    final = chosen(last)
+    known = reference(bench, stream, run.usual, final)
+    free = _cell(run, last, FREE, state)
+    lessons = [read_json(_lesson_path(run, number)) for number in range(1, last + 1)]
+    result = {
+        "method": run.way.name,
+        "stream": stream.name,
+        "stream_seed": stream.seed,
+        "weights": bench.backbone.fingerprint,
+        "concepts": [{"token": s.task.token, "noun": s.task.noun} for s in stream.subjects],
+        "trained_percent": lessons[-1]["trained_percent"],
+        "stored_percent": stored_percent(bench.backbone, state),
+        "lessons": [{key: one[key] for key in ("seconds", "peak_mib")} for one in lessons],
+        "drawing": _drawing([*cells.values(), free]),
+        "measured": measure(bench, stream, cells, known, free),
+        "settings": {
+            "lesson": run.room.settings.to_json(),
+            "protocol": bench.protocol.to_json(),
+        },
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+    write_sheet(run.sheet_path, run.folder, stream, final)
+    write_json(run.result_path, result)
+    return result
+
+
+def _drawing(cells: Sequence[Cell]) -> dict[str, Any]:
+    """What all pictures of the run took together."""
+    peaks = [cell.phase.peak_mib for cell in cells if cell.phase.peak_mib is not None]
+    return {
+        "pictures": sum(len(next(iter(cell.features.values()))) for cell in cells),
+        "seconds": sum(cell.phase.seconds for cell in cells),
+        "peak_mib": max(peaks, default=None),
+    }
+
+
+def _lessons_done(run: Run) -> int:
+    number = 0
+    while _lesson_path(run, number + 1).exists():
+        number += 1
+    return number
+
+
+def _lesson_path(run: Run, number: int) -> Path:
+    return run.folder / f"lesson_{number}.json"
+
+
+def _state_path(run: Run, number: int) -> Path:
+    return run.folder / f"state_{number}.lifelong.safetensors"

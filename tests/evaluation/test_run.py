@@ -1,0 +1,169 @@
+"""A whole run on random weights with tiny lessons: its cells, its end after a kill, its result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lifelong_core.adapters import AdapterSpec
+from lifelong_core.backbone import Backbone, random_backbone
+from lifelong_core.concepts import make_task
+from lifelong_core.evaluation import drawing
+from lifelong_core.evaluation import run as module
+from lifelong_core.evaluation.extractors import Extractor
+from lifelong_core.evaluation.protocol import Protocol
+from lifelong_core.evaluation.reference import Bench
+from lifelong_core.evaluation.run import Run, run_stream
+from lifelong_core.evaluation.stream import Stream, Subject
+from lifelong_core.evaluation.values import VALUES
+from lifelong_core.evaluation.ways import way_named
+from lifelong_core.files import read_json
+from lifelong_core.lesson import LessonSettings
+from lifelong_core.methods import METHODS
+
+SETTINGS = LessonSettings(
+    steps=2, batch_size=1, prior_batch_size=1, prior_count=0, adapter=AdapterSpec(rank=2)
+)
+PROTOCOL = Protocol(prompts=2, last_prompts=3, pictures=1, steps=1)
+
+
+class Killed(BaseException):
+    """Nothing in the library catches this."""
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return random_backbone("demo")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_pictures() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        real = drawing.generate
+        patch.setattr(drawing, "generate", lambda *a, **k: real(*a, size=(32, 32), **k))
+        prompts = ["a photo of a dog", "a cat", "a mug"]
+        for place in ("run", "measures", "reference"):
+            name = f"lifelong_core.evaluation.{place}.concept_free_prompts"
+            patch.setattr(name, lambda: prompts)
+        yield
+
+
+def colours(images: torch.Tensor) -> torch.Tensor:
+    return torch.cat([images.mean((2, 3)), images.std((2, 3))], dim=1)
+
+
+def words(texts: list[str] | tuple[str, ...]) -> torch.Tensor:
+    return torch.tensor([[float(text.count(letter)) for letter in "aeotdr"] for text in texts])
+
+
+def stream() -> Stream:
+    draw = torch.Generator().manual_seed(0)
+    subjects = []
+    for token, noun in (("my_dog", "dog"), ("my_cat", "cat")):
+        task = make_task(token, noun, torch.rand(2, 3, 32, 32, generator=draw), size=32)
+        prompts = [f"a photo of a {{}} {where}" for where in ("at night", "on grass", "in snow")]
+        subjects.append(
+            Subject(
+                task,
+                torch.rand(3, 3, 32, 32, generator=draw),
+                tuple(prompt.format(task.phrase) for prompt in prompts),
+                tuple(prompt.format(noun) for prompt in prompts),
+            )
+        )
+    return Stream("pets", 7, tuple(subjects))
+
+
+def new_run(backbone: Backbone, work: Path, method: str = "lora") -> Run:
+    bench = Bench(backbone, (Extractor("colours", colours, words),), PROTOCOL, work)
+    return Run(bench, stream(), way_named(method), SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def done(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that nothing stopped."""
+    run = new_run(backbone, tmp_path_factory.mktemp("work"))
+    run_stream(run)
+    return run
+
+
+def numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What does not depend on the clock."""
+    return {key: result[key] for key in ("measured", "trained_percent", "stored_percent")}
+
+
+def test_a_run_measures_every_cell_and_leaves_pictures_and_a_result(done: Run) -> None:
+    result = read_json(done.result_path)
+    measured = result["measured"]["colours"]
+    assert [(c["after"], c["concept"]) for c in measured["cells"]] == [(1, 1), (2, 1), (2, 2)]
+    assert [one["concept"] for one in measured["final"]] == [1, 2]
+    assert measured["final"][0]["f_mmd"] is not None and measured["final"][1]["f_mmd"] is None
+    assert result["drawing"]["pictures"] == 2 + 3 + 3 + 3
+    assert [lesson["seconds"] > 0 for lesson in result["lessons"]] == [True, True]
+    assert 0 < result["trained_percent"] < result["stored_percent"] < 100
+    # The second lesson goes on from the first, so it is not a LoRA alone.
+    assert measured["final"][1]["ia_alone"] != measured["final"][1]["ia"]
+    for metric in set(VALUES) - {"kept_gain"}:
+        assert VALUES[metric](result, "colours"), metric
+    assert done.sheet_path.exists()
+    states = [path.name for path in done.folder.glob("state_*")]
+    assert states == ["state_2.lifelong.safetensors"]
+
+
+def test_a_finished_run_is_not_run_again(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "drawn_cell", None)
+    assert run_stream(done) == read_json(done.result_path)
+
+
+# After the first state but before its note, likewise for the second, between two cells.
+@pytest.mark.parametrize("stop_at", [2, 5, 7])
+def test_a_killed_run_goes_on_to_the_same_numbers(
+    backbone: Backbone, done: Run, tmp_path: Path, stop_at: int
+) -> None:
+    writes = 0
+
+    def counted(patch: pytest.MonkeyPatch, name: str, owner: object) -> None:
+        real = getattr(owner, name)
+
+        def wrapper(*args: object, **kwargs: object) -> object:
+            nonlocal writes
+            writes += 1
+            if writes == stop_at:
+                raise Killed
+            return real(*args, **kwargs)
+
+        patch.setattr(owner, name, wrapper)
+
+    run = new_run(backbone, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        counted(patch, "save_tensors", drawing)
+        counted(patch, "save_state", module)
+        counted(patch, "write_json", module)
+        with pytest.raises(Killed):
+            run_stream(run)
+    cells = {path: path.stat().st_mtime_ns for path in run.folder.glob("cell_*.safetensors")}
+    assert numbers(run_stream(run)) == numbers(read_json(done.result_path))
+    assert all(path.stat().st_mtime_ns == time for path, time in cells.items())
+
+
+def test_hard_routing_draws_what_each_lora_alone_draws(backbone: Backbone, done: Run) -> None:
+    """Up to the half precision in which a state keeps each lesson's adapter."""
+    routed = new_run(backbone, done.bench.work, "hard_routing")
+    measured = run_stream(routed)["measured"]["colours"]
+    for one in measured["final"]:
+        assert one["ia"] == pytest.approx(one["ia_alone"], abs=1e-5)
+    assert measured["drift"]["kid"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_vera_is_a_way_of_its_own(backbone: Backbone, done: Run) -> None:
+    vera = new_run(backbone, done.bench.work, "lora+vera")
+    assert vera.room.settings.adapter.kind == "vera"
+    assert vera.room.settings.learning_rate == pytest.approx(10 * SETTINGS.learning_rate)
+    assert vera.folder != done.folder
+
+
+def test_every_method_of_the_table_has_a_way() -> None:
+    assert all(way_named(name).name == name for name in METHODS)
