@@ -113,8 +113,8 @@ class ScoreLog:
         if values["entropy_share"] > INERT:
             logger.warning(
                 "The classifier scores of %s are almost equal for all concepts (entropy %.2f %% "
-                "of the highest): their term changes next to nothing. Lower the temperature, "
-                "for example to 0.001.",
+                "of the highest): they say next to nothing about what a picture shows. Scores of "
+                "a lower temperature say more.",
                 phase,
                 100.0 * values["entropy_share"],
             )

@@ -97,7 +97,7 @@ def test_inert_scores_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     assert report["entropy_share"] > 0.99
     assert report["highest_score"] == pytest.approx((0.34 + 0.5) / 3)
     assert "phase are almost equal" in caplog.text
-    assert "Lower the temperature" in caplog.text
+    assert "lower temperature" in caplog.text
 
 
 def test_scores_that_say_something_are_not(caplog: pytest.LogCaptureFixture) -> None:

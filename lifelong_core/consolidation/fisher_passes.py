@@ -30,7 +30,8 @@ def separation(logs: Tensor) -> Tensor:
     Column 0 is the current concept n. This is the bracket of Eq 5 with the ordinary cross-entropy
     of a one-hot label. It has no minimum: as a training loss it would make the model worse at
     every other concept. Only its gradient is ever taken, to find the weights that separate the
-    concepts. With s = -e / τ: ∂T/∂s_n = -(1 + (k - 2) p_n), ∂T/∂s_i = 1 - (k - 2) p_i.
+    concepts. With s = -e / τ: ∂T/∂s_n = -(1 + (k - 2) p_n), ∂T/∂s_i = 1 - (k - 2) p_i. Equal
+    scores thus still compare the current concept's error with the others', with fixed shares.
     """
     return logs[:, 1:].sum(dim=1) - logs[:, 0]
 

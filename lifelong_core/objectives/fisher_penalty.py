@@ -62,9 +62,10 @@ class RankOnePenalty:
     name: str = "ewc"
 
     def __call__(self, batch: StepBatch) -> Tensor:
-        # From the anchor on, where differences are small: d · θ itself would lose them.
+        # From the anchor on, where differences are small: d · θ itself would lose them, and so
+        # would a matrix product, which autocast takes to half precision.
         parts = [
-            self.directions[name].flatten(1) @ (value - self.anchor[name]).flatten()
+            (self.directions[name] * (value - self.anchor[name])).flatten(1).sum(dim=1)
             for name, value in self.parameters.items()
         ]
         moved = self.offsets + torch.stack(parts).sum(dim=0)
