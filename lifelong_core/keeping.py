@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from .adapters.frozen import frozen_adapter, standing_in
 from .consolidation.context import concept_prompt
+from .consolidation.distill import check_teachers
 from .consolidation.stacking import stacked_state, summed_changes
 from .objectives import Term
 from .objectives.overlap import Overlap
 from .objectives.retention import Retention
+from .parts import continue_adapter
 from .prompts import PromptCache
 from .state import LifelongState
 from .training.lesson import Lesson
 from .training.priors import prior_prompt
+
+
+def continue_to_distil(lesson: Lesson) -> None:
+    """As `continue_adapter`, for methods that distil after the lesson.
+
+    What would keep them from it is refused here, before the lesson.
+    """
+    check_teachers(lesson.settings.adapter, lesson.state.records if lesson.state else ())
+    continue_adapter(lesson)
 
 
 def retain_earlier(lesson: Lesson) -> Term | None:

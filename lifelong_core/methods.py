@@ -27,7 +27,13 @@ from .elastic import hold_directions, hold_weights
 from .errors import FileError, InputError, TrainingError
 from .files import check_writable, content_hash
 from .finished import finished_before
-from .keeping import draw_stacked, leave_changed_weights, retain_earlier, stack_adapter
+from .keeping import (
+    continue_to_distil,
+    draw_stacked,
+    leave_changed_weights,
+    retain_earlier,
+    stack_adapter,
+)
 from .lesson import LessonSettings, defaults_for, for_adapter
 from .objectives import Term
 from .parts import (
@@ -146,21 +152,21 @@ METHODS: dict[str, Method] = {
     "dsc": Method(
         title="DSC",
         reference="Jha et al. 2025, Eq 6 without its scores, Alg 4 without EWC",
-        start=continue_adapter,
+        start=continue_to_distil,
         terms=(denoise_concept, preserve_prior),
         after=(DistillPhase(dc=False),),
     ),
     "dsc_ewc": Method(
         title="DSC EWC",
         reference="Jha et al. 2025, Alg 4 without the scores of Eq 5 and Eq 6",
-        start=continue_adapter,
+        start=continue_to_distil,
         terms=(denoise_concept, preserve_prior, hold_weights),
         after=(DistillPhase(dc=False), UpdateFisher()),
     ),
     "dsc_ewc_dc": Method(
         title="DSC EWC DC",
         reference="Jha et al. 2025, Alg 4: Eq 5 and Eq 6",
-        start=continue_adapter,
+        start=continue_to_distil,
         terms=(denoise_concept, preserve_prior, hold_weights),
         after=(DistillPhase(), UpdateFisher(dc=True)),
     ),

@@ -14,6 +14,7 @@ from ..errors import StateError
 from .frozen import freeze
 from .layers import Attachment, Forward, target_layers
 from .protocol import Adapter
+from .spec import AdapterSpec
 
 if TYPE_CHECKING:
     from ..backbone import Backbone, Conditioning
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 
 TRAINED = 0
 """The number of the trained adapter; the frozen ones are 1, 2, …"""
+
+
+def check_can_mix(spec: AdapterSpec) -> None:
+    """Raise StateError for adapters that cannot share a batch."""
+    if spec.text_encoder:
+        raise StateError(
+            "Adapters that also change the text encoders cannot share a batch, because every "
+            "prompt would have to be encoded by each of them. Use an adapter without text_encoder."
+        )
 
 
 class MixedAdapters:
@@ -43,12 +53,7 @@ class MixedAdapters:
                     f"Adapters of {adapter.spec.describe()} and {trained.spec.describe()} cannot "
                     "share a batch; use adapters of one shape."
                 )
-        if trained.spec.text_encoder:
-            raise StateError(
-                "Adapters that also change the text encoders cannot share a batch, because every "
-                "prompt would have to be encoded by each of them. Use an adapter without "
-                "text_encoder."
-            )
+        check_can_mix(trained.spec)
         self._sizes: dict[int, list[int]] = {}
 
     @contextmanager

@@ -14,9 +14,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..adapters import Adapter, build_adapter
+from ..adapters import Adapter, AdapterSpec, build_adapter
 from ..adapters.frozen import frozen_adapter
-from ..adapters.mixed import MixedAdapters, RowPredictor
+from ..adapters.mixed import MixedAdapters, RowPredictor, check_can_mix
 from ..errors import StateError
 from ..objectives import StepBatch, Term
 from ..objectives.distillation import (
@@ -28,7 +28,7 @@ from ..objectives.distillation import (
     DistillScores,
 )
 from ..seeding import generator
-from ..state import LifelongState
+from ..state import LifelongState, TaskRecord
 from ..training import ParameterGroup, ProgressCallback, Snapshot, TrainPlan, train
 from ..training.cpu import cheaper_layers
 from ..training.lesson import loss_metrics
@@ -68,7 +68,7 @@ class DistillPhase:
         if len(state.records) < 2:
             logger.info("There is no earlier concept to distil; the adapter stays as it is.")
             return state
-        check_teachers(state)
+        check_teachers(state.adapter_spec, state.records[:-1])
         backbone, spec = work.backbone, state.adapter_spec
         student = build_adapter(spec, backbone, seed=work.settings.seed)
         student.load(state.adapter)
@@ -128,9 +128,12 @@ def _score_term(settings: ConsolidationSettings) -> DistillScores:
     )
 
 
-def check_teachers(state: LifelongState) -> None:
-    """Raise StateError unless the state has kept the adapter of every earlier lesson."""
-    for record in state.records[:-1]:
+def check_teachers(spec: AdapterSpec, earlier: Sequence[TaskRecord]) -> None:
+    """Raise StateError unless adapters of `spec` can be distilled and every earlier lesson has
+    kept its own.
+    """
+    check_can_mix(spec)
+    for record in earlier:
         if not record.adapter:
             raise StateError(
                 f"The adapter that concept {record.concept.token!r} was learned with is not in "
