@@ -13,7 +13,7 @@ from torch import Tensor
 from lifelong_core.adapters import AdapterSpec, build_adapter
 from lifelong_core.backbone import Backbone
 from lifelong_core.concepts import ConceptTask
-from lifelong_core.consolidation import Consolidation, ConsolidationSettings
+from lifelong_core.consolidation import Consolidation, ConsolidationSettings, fisher_passes
 from lifelong_core.consolidation.context import prepare
 from lifelong_core.consolidation.fisher import UpdateFisher
 from lifelong_core.consolidation.fisher_passes import separation
@@ -117,6 +117,22 @@ def test_precision_and_checkpointing_change_the_way_and_not_the_result(
     accumulated = fisher(batch_size=1, accumulation=2)
     assert not torch.equal(accumulated, plain)
     assert float(accumulated.mean()) == pytest.approx(float(plain.mean()), rel=2.0)
+
+
+def test_losses_are_scaled_down_until_fp16_holds_their_gradients(
+    backbone: Backbone, state_after: States, task_of: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, phase = state_after(2), UpdateFisher()
+    found = []
+    for precision, scale in (("fp32", 1.0), ("fp16", 2.0**36)):
+        monkeypatch.setattr(fisher_passes, "FP16_SCALE", scale)
+        settings = replace(SETTINGS, precision=precision)
+        work = prepare(backbone, task_of(2), settings, state)
+        values = DiagonalFisher.of(phase(work, state, None)).values
+        found.append(torch.cat([value.flatten() for value in values.values()]))
+    plain, half = found
+    torch.testing.assert_close(half.sum(), plain.sum(), rtol=0.1, atol=0.0)
+    assert float(torch.corrcoef(torch.stack(found))[0, 1]) > 0.99
 
 
 def test_the_term_of_equation_5_has_the_gradient_that_its_reading_says() -> None:
