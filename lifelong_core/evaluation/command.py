@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..backbone import load_backbone
+from ..consolidation import consolidation_defaults
 from ..errors import InputError, LifelongError
 from ..files import atomic_write
 from ..lesson import defaults_for
@@ -77,10 +78,11 @@ def _runs(arguments: argparse.Namespace) -> list[Run]:
     backbone = load_backbone(arguments.model or weights_path("demo"), device=arguments.device)
     bench = Bench(backbone, extractors, PROTOCOL, arguments.work)
     usual = defaults_for(backbone.family.name)
+    after = replace(consolidation_defaults(backbone.family.name), precision=usual.precision)
     size = backbone.family.default_size
     streams = [stream_named(arguments.stream, seed, size=size) for seed in seeds]
     return [
-        Run(bench, stream, way, replace(usual, seed=stream.seed))
+        Run(bench, stream, way, replace(usual, seed=stream.seed), replace(after, seed=stream.seed))
         for stream in streams
         for way in ways
     ]

@@ -14,12 +14,14 @@ SINGLE = (
     "lora",
     "ewc",
     "ewc_dc",
+    "ewc_rank1",
     "dsc",
     "dsc_ewc",
     "dsc_ewc_dc",
     "lwf",
     "c_lora",
     "dreambooth_lora",
+    "custom_diffusion",
     "custom_diffusion_ewc",
 )
 """Replay-free continual methods that draw every concept with one adapter, each also with VeRA."""

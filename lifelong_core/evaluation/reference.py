@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import methods
 from ..backbone import Backbone
+from ..consolidation import ConsolidationSettings
 from ..files import content_hash
 from ..lesson import LessonSettings
 from .drawing import Cell, drawn_cell, pictures_of
@@ -40,9 +42,9 @@ class Bench:
         )
         return self.work / f"{stream.name}-{stream.seed}" / f"{name}-{key[:12]}"
 
-    def room(self, settings: LessonSettings) -> Room:
+    def room(self, settings: LessonSettings, consolidation: ConsolidationSettings) -> Room:
         """With what lessons are taught."""
-        return Room(self.backbone, settings, self.work / "lessons")
+        return Room(self.backbone, settings, consolidation, self.work / "lessons")
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,9 @@ class Reference:
     free: Cell
 
 
-def reference(
-    bench: Bench, stream: Stream, settings: LessonSettings, concepts: tuple[int, ...]
-) -> Reference:
+def reference(bench: Bench, stream: Stream, room: Room, concepts: tuple[int, ...]) -> Reference:
     """Draw, or take from disk, what `concepts` of the stream are compared to."""
-    folder = bench.folder(stream, "reference", settings.to_json())
+    folder = bench.folder(stream, "reference", room.settings.to_json(), methods.CODE_VERSION)
     alone = one_after_another("lora")
     shown = bench.protocol.pictures
 
@@ -71,7 +71,7 @@ def reference(
         )
         state = None
         if alone_of is not None and not path.exists():
-            state = alone(bench.room(settings), [stream.subjects[alone_of - 1].task], None)
+            state = alone(room, [stream.subjects[alone_of - 1].task], None)
         return drawn_cell(path, bench.backbone, state, pictures, bench.extractors, shown)
 
     subjects = {concept: stream.subjects[concept - 1] for concept in concepts}

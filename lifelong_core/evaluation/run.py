@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import consolidation, methods
+from ..consolidation import ConsolidationSettings
 from ..files import read_json, write_json
 from ..lesson import LessonSettings
-from ..methods import drawing_state
 from ..state import LifelongState, load_state, save_state
 from .drawing import Cell, drawn_cell, pictures_of
 from .measures import measure
@@ -35,23 +36,27 @@ class Run:
     """One method on one stream. `folder` holds its state, cells, times, sheet and result.
 
     usual: the settings of a lesson, before the way changes them; the LoRAs that the run is
-    compared to are learned with these.
+    compared to are learned with these. consolidation: of ways that consolidate.
     """
 
     bench: Bench
     stream: Stream
     way: Way
     usual: LessonSettings
+    consolidation: ConsolidationSettings
 
     @property
     def room(self) -> Room:
         """With what the way's lessons are taught."""
-        return self.bench.room(self.way.settings(self.usual))
+        return self.bench.room(self.way.settings(self.usual), self.consolidation)
 
     @property
     def folder(self) -> Path:
-        settings = self.room.settings.to_json()
-        return self.bench.folder(self.stream, self.way.name, self.way.name, settings, CODE_VERSION)
+        """Of its own for everything that the run depends on."""
+        settings = (self.room.settings.to_json(), self.consolidation.to_json())
+        versions = (CODE_VERSION, methods.CODE_VERSION, consolidation.CODE_VERSION)
+        name = self.way.name
+        return self.bench.folder(self.stream, name, name, *settings, *versions)
 
     @property
     def result_path(self) -> Path:
@@ -74,9 +79,9 @@ def run_stream(run: Run) -> dict[str, Any]:
         logger.info("%s was run before: %s.", run.way.name, run.folder.name)
         known: dict[str, Any] = read_json(run.result_path)
         return known
-    rows = schedule(len(run.stream.subjects))
     cells: dict[tuple[int, int], Cell] = {}
-    begin = _lessons_done(run)
+    rows = _rows(run)
+    begin = max((number for number in rows if _lesson_path(run, number).exists()), default=0)
     state = load_state(_state_path(run, begin)) if begin else None
     for after, concepts in rows.items():
         if after > begin:
@@ -113,7 +118,7 @@ def _cell(run: Run, after: int, concept: int, state: LifelongState | None) -> Ce
     if path.exists():
         state = None
     elif state is not None:
-        state = drawing_state(state, pictures.prompts[0])
+        state = methods.drawing_state(state, pictures.prompts[0])
     shown = bench.protocol.pictures
     return drawn_cell(path, bench.backbone, state, pictures, bench.extractors, shown)
 
@@ -124,9 +129,9 @@ def _finish(
     bench, stream = run.bench, run.stream
     last = len(stream.subjects)
     final = chosen(last)
-    known = reference(bench, stream, run.usual, final)
+    known = reference(bench, stream, bench.room(run.usual, run.consolidation), final)
     free = _cell(run, last, FREE, state)
-    lessons = [read_json(_lesson_path(run, number)) for number in range(1, last + 1)]
+    lessons = [read_json(_lesson_path(run, number)) for number in _rows(run)]
     result = {
         "method": run.way.name,
         "stream": stream.name,
@@ -139,7 +144,8 @@ def _finish(
         "drawing": _drawing([*cells.values(), free]),
         "measured": measure(bench, stream, cells, known, free),
         "settings": {
-            "lesson": run.room.settings.to_json(),
+            "lesson": dict(state.records[-1].settings),
+            "consolidation": run.consolidation.to_json(),
             "protocol": bench.protocol.to_json(),
         },
         "versions": versions(),
@@ -160,11 +166,10 @@ def _drawing(cells: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def _lessons_done(run: Run) -> int:
-    number = 0
-    while _lesson_path(run, number + 1).exists():
-        number += 1
-    return number
+def _rows(run: Run) -> dict[int, tuple[int, ...]]:
+    """Lesson -> the concepts that are measured after it."""
+    last = len(run.stream.subjects)
+    return {last: chosen(last)} if run.way.at_once else schedule(last)
 
 
 def _lesson_path(run: Run, number: int) -> Path:

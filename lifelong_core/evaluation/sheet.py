@@ -19,7 +19,8 @@ GAP = 12
 def write_sheet(path: Path, cells: Path, stream: Stream, concepts: Sequence[int]) -> Path:
     """One row per concept: photos, pictures after its own lesson, pictures after the last.
 
-    cells: the folder with the strips that `drawn_cell` left. Raises FileError.
+    cells: the folder with the strips that `drawn_cell` left; joint training has those after the
+    last lesson only. Raises FileError.
     """
     last = len(stream.subjects)
     rows = []
@@ -27,8 +28,10 @@ def write_sheet(path: Path, cells: Path, stream: Stream, concepts: Sequence[int]
         photos = torch.cat(list(stream.subjects[concept - 1].task.images[:PHOTOS]), dim=2)
         strips = [to_picture(photos)]
         for after in dict.fromkeys((concept, last)):
-            with Image.open(cells / f"cell_{after}_{concept}.jpg") as strip:
-                strips.append(strip.convert("RGB"))
+            drawn = cells / f"cell_{after}_{concept}.jpg"
+            if drawn.exists():
+                with Image.open(drawn) as strip:
+                    strips.append(strip.convert("RGB"))
         rows.append(strips)
     return write_jpeg(_stacked(rows), path)
 

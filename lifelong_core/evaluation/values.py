@@ -48,7 +48,9 @@ def _of_run(name: str) -> Callable[[Result, str], PerConcept]:
 
 
 def _seconds(result: Result, _extractor: str) -> PerConcept:
-    return {number: one["seconds"] for number, one in enumerate(result["lessons"], 1)}
+    lessons = result["lessons"]
+    share = len(lessons) / len(result["concepts"])
+    return {number: share * one["seconds"] for number, one in enumerate(lessons, 1)}
 
 
 VALUES: dict[str, Callable[[Result, str], PerConcept]] = {
@@ -71,7 +73,7 @@ VALUES: dict[str, Callable[[Result, str], PerConcept]] = {
 
 i2i is CLIP I2I: the same mean cosine as IA, which is why the two are equal on one extractor.
 base_drift is KID to the base model on concept-free prompts. seconds are those of one lesson with
-its consolidation.
+its consolidation, or of joint training as a share of it per concept.
 """
 
 

@@ -2,27 +2,28 @@
 
 `<method>` of `methods.METHODS` teaches one task after another, each from the state before;
 `<method>+vera` does the same with VeRA as adapter. What draws a concept is the method's own affair
-(`methods.drawing_state`). A method that needs more than the newest task (all pictures at once)
-gets an entry in `OTHERS`, and nothing else in the measuring needs to know.
+(`methods.drawing_state`). What is no method of that table gets an entry in `OTHERS`, and nothing
+else in the measuring needs to know.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..adapters import AdapterSpec
 from ..backbone import Backbone
 from ..concepts import ConceptTask
+from ..consolidation import ConsolidationSettings
 from ..errors import InputError
-from ..lesson import LessonSettings
+from ..joint import METHOD as JOINT
+from ..joint import learn_joint
+from ..lesson import LessonSettings, for_adapter
 from ..methods import METHODS, teach
 from ..state import LifelongState
 
 VERA = "+vera"
-VERA_RATE = 10.0
-"""VeRA's learning rate over LoRA's."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Room:
 
     backbone: Backbone
     settings: LessonSettings
+    consolidation: ConsolidationSettings
     workspace: Path
 
 
@@ -41,11 +43,16 @@ Lesson = Callable[[Room, Sequence[ConceptTask], LifelongState | None], LifelongS
 
 @dataclass(frozen=True)
 class Way:
-    """A row of the tables: its lessons, and the settings it has instead of those given."""
+    """A row of the tables.
+
+    settings: makes its lessons' settings of the usual ones.
+    at_once: it has one lesson, on all tasks, and is measured after that only.
+    """
 
     name: str
     lesson: Lesson
     settings: Callable[[LessonSettings], LessonSettings]
+    at_once: bool = False
 
 
 def one_after_another(method: str) -> Lesson:
@@ -60,13 +67,21 @@ def one_after_another(method: str) -> Lesson:
             state=state,
             method=method,
             settings=room.settings,
+            consolidation=room.consolidation,
             workspace=room.workspace,
         )
 
     return lesson
 
 
-OTHERS: dict[str, Lesson] = {}
+def all_at_once(
+    room: Room, tasks: Sequence[ConceptTask], _state: LifelongState | None
+) -> LifelongState:
+    """Joint training on the pictures of all tasks."""
+    return learn_joint(room.backbone, tasks, settings=room.settings, workspace=room.workspace)
+
+
+OTHERS: dict[str, Lesson] = {JOINT: all_at_once}
 
 
 def way_named(name: str) -> Way:
@@ -74,7 +89,7 @@ def way_named(name: str) -> Way:
     method = name.removesuffix(VERA)
     settings = _with_vera if name.endswith(VERA) else _as_given
     if method in OTHERS:
-        return Way(name, OTHERS[method], settings)
+        return Way(name, OTHERS[method], settings, at_once=method == JOINT)
     if method not in METHODS:
         raise InputError(
             f"Method {method!r} is unknown; choose from {', '.join([*METHODS, *OTHERS])}, each "
@@ -88,5 +103,4 @@ def _as_given(settings: LessonSettings) -> LessonSettings:
 
 
 def _with_vera(settings: LessonSettings) -> LessonSettings:
-    spec = AdapterSpec(kind="vera", targets=settings.adapter.targets)
-    return replace(settings, adapter=spec, learning_rate=VERA_RATE * settings.learning_rate)
+    return for_adapter(settings, AdapterSpec(kind="vera", targets=settings.adapter.targets))

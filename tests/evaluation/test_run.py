@@ -12,6 +12,7 @@ import torch
 from lifelong_core.adapters import AdapterSpec
 from lifelong_core.backbone import Backbone, random_backbone
 from lifelong_core.concepts import make_task
+from lifelong_core.consolidation import consolidation_defaults
 from lifelong_core.evaluation import drawing
 from lifelong_core.evaluation import run as module
 from lifelong_core.evaluation.extractors import Extractor
@@ -79,7 +80,7 @@ def stream() -> Stream:
 
 def new_run(backbone: Backbone, work: Path, method: str = "lora") -> Run:
     bench = Bench(backbone, (Extractor("colours", colours, words),), PROTOCOL, work)
-    return Run(bench, stream(), way_named(method), SETTINGS)
+    return Run(bench, stream(), way_named(method), SETTINGS, consolidation_defaults("demo"))
 
 
 @pytest.fixture(scope="module")
@@ -158,12 +159,21 @@ def test_hard_routing_draws_what_each_lora_alone_draws(backbone: Backbone, done:
     assert measured["drift"]["kid"] == pytest.approx(0.0, abs=1e-12)
 
 
+def test_joint_training_is_measured_at_the_end_only(backbone: Backbone, done: Run) -> None:
+    result = run_stream(new_run(backbone, done.bench.work, "joint"))
+    measured = result["measured"]["colours"]
+    assert [(c["after"], c["concept"]) for c in measured["cells"]] == [(2, 1), (2, 2)]
+    assert VALUES["f_mmd"](result, "colours") == VALUES["tfr_ia"](result, "colours") == {}
+    [lesson] = result["lessons"]
+    assert VALUES["seconds"](result, "colours") == {1: lesson["seconds"] / 2}
+
+
 def test_vera_is_a_way_of_its_own(backbone: Backbone, done: Run) -> None:
     vera = new_run(backbone, done.bench.work, "lora+vera")
     assert vera.room.settings.adapter.kind == "vera"
-    assert vera.room.settings.learning_rate == pytest.approx(10 * SETTINGS.learning_rate)
+    assert vera.room.settings.learning_rate > SETTINGS.learning_rate
     assert vera.folder != done.folder
 
 
 def test_every_method_of_the_table_has_a_way() -> None:
-    assert all(way_named(name).name == name for name in METHODS)
+    assert all(way_named(name).name == name for name in (*METHODS, "joint"))
