@@ -33,8 +33,9 @@ def low_rank_factors(
 ) -> dict[str, Factors]:
     """Layer key -> its change as a LoRA, exactly, in fp32; `shapes`: (out, in) of layers.
 
-    lora: as it is. vera: down = Λ_d A, up = Λ_b B, k = rank. key_value: k = min(out, in), one
-    factor being the identity, so that nothing is lost and no decomposition is needed.
+    lora: as it is. vera: down = Λ_d A, up = Λ_b B, k = rank. key_value: one factor is ΔW, the
+    other k times the identity, k = min(out, in), so that no decomposition is needed. alpha is the
+    same for all layers, which diffusers relies on, whatever their k.
 
     `shapes` has every layer of `weights`. Raises StateError when one has another size there.
     """
@@ -78,9 +79,10 @@ def _key_value(
     for layer in shapes:
         delta = weights[f"{layer}.delta"].float()
         out, width = delta.shape
-        identity = torch.eye(min(out, width))
+        size = min(out, width)
+        identity = size * torch.eye(size)
         down, up = (delta, identity) if out <= width else (identity, delta)
-        found[layer] = Factors(down, up, float(len(identity)))
+        found[layer] = Factors(down, up, spec.alpha)
     return found
 
 

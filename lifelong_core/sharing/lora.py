@@ -24,8 +24,8 @@ def lora_state_dict(state: LifelongState) -> dict[str, Tensor]:
     `.lora_up.weight` [out, k] and `.alpha` [] per layer, fp32 on the CPU;
     ΔW = (alpha / k) · up @ down.
 
-    Exact for every kind of adapter. Full matrices (key_value) have k = min(out, in): `.diff` keys
-    would be smaller, but diffusers refuses files that have them.
+    Every kind of adapter is one, exactly up to fp32's rounding. Full matrices (key_value) have
+    k = min(out, in): `.diff` keys would be smaller, but diffusers refuses files that have them.
 
     Every key is a layer: `comfy.sd.load_lora_for_models` takes it as it is.
 

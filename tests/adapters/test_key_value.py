@@ -23,13 +23,15 @@ def test_the_change_is_the_weight() -> None:
     torch.testing.assert_close(adapter.forwards({KEY: layer})[KEY](x), expected)
 
 
-def test_as_a_lora_not_a_bit_is_lost() -> None:
+def test_a_lora_has_the_change_itself_as_one_factor() -> None:
     for shape in ((4, 6), (6, 4), (5, 5)):
         delta = torch.randn(shape)
         found = low_rank_factors(AdapterSpec("key_value"), {f"{KEY}.delta": delta}, {KEY: shape})
         down, up, alpha = found[KEY]
-        assert len(down) == up.shape[1] == alpha == min(shape)
-        assert torch.equal(up @ down, delta)
+        assert len(down) == up.shape[1] == min(shape)
+        assert alpha == 1.0, "the same for all layers"
+        assert torch.equal(down if shape[0] <= shape[1] else up, delta)
+        torch.testing.assert_close(up @ down / min(shape), delta)
 
 
 def test_parameter_count_at_true_size() -> None:

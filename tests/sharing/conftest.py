@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lifelong_core.adapters.spec import AdapterSpec
+from lifelong_core.adapters.vera import random_matrices
 from lifelong_core.backbone.families import FAMILIES
 from lifelong_core.concepts import Concept
 from lifelong_core.seeding import generator
@@ -30,8 +31,13 @@ def state_of(
         text = layer.startswith("text.")
         if (text and spec.text_encoder) or (not text and layer.endswith(spec.targets)):
             random = generator(seed, layer)
-            adapter[f"{layer}.down"] = torch.randn(spec.rank, width, generator=random)
-            adapter[f"{layer}.up"] = torch.randn(out, spec.rank, generator=random)
+            shapes: dict[str, dict[str, tuple[int, ...]]] = {
+                "lora": {"down": (spec.rank, width), "up": (out, spec.rank)},
+                "vera": {"d": (spec.rank,), "b": (out,)},
+                "key_value": {"delta": (out, width)},
+            }
+            for part, shape in shapes[spec.kind].items():
+                adapter[f"{layer}.{part}"] = torch.randn(shape, generator=random)
     records = []
     for token, noun in nouns.items():
         vectors = {
@@ -46,3 +52,28 @@ def state_of(
 @pytest.fixture(scope="session")
 def make_state() -> MakeState:
     return state_of
+
+
+def changes_of(state: LifelongState) -> dict[str, torch.Tensor]:
+    """Layer -> ΔW by the definition of the adapter's kind."""
+    spec, weights = state.adapter_spec, state.adapter
+    names = dict.fromkeys(key.rsplit(".", 1)[0] for key in weights)
+    if spec.kind == "key_value":
+        return {layer: weights[f"{layer}.delta"] for layer in names}
+    if spec.kind == "lora":
+        return {
+            layer: spec.scale * weights[f"{layer}.up"] @ weights[f"{layer}.down"] for layer in names
+        }
+    shapes = layers(state.family)
+    a, b = random_matrices(spec.rank, [shapes[layer] for layer in names])
+    changes = {}
+    for layer in names:
+        out, width = shapes[layer]
+        left, right = torch.diag(weights[f"{layer}.b"]), torch.diag(weights[f"{layer}.d"])
+        changes[layer] = left @ b[:out] @ right @ a[:, :width]
+    return changes
+
+
+@pytest.fixture(scope="session")
+def changes() -> Callable[[LifelongState], dict[str, torch.Tensor]]:
+    return changes_of

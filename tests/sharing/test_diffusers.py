@@ -22,6 +22,7 @@ from lifelong_core.sharing.naming import layer_names, layers
 
 ORIGINAL = re.compile(r"lora_unet_(input|middle|output)_block")
 SPEC = AdapterSpec(rank=4, alpha=2.0, text_encoder=True)
+FULL = AdapterSpec("key_value")
 
 
 def demo_pipeline() -> StableDiffusionPipeline:
@@ -59,11 +60,15 @@ def added_by(pipe: StableDiffusionPipeline) -> dict[str, Tensor]:
     return found
 
 
-@pytest.mark.parametrize("bundle", [False, True])
+@pytest.mark.parametrize(
+    ("spec", "bundle"),
+    [(SPEC, False), (SPEC, True), (AdapterSpec("vera", rank=8), False), (FULL, False)],
+    ids=["lora", "bundled", "vera", "key_value"],
+)
 def test_pipeline_loads_every_layer_with_its_delta(
-    make_state, tmp_path: Path, bundle: bool
+    make_state, changes, tmp_path: Path, spec: AdapterSpec, bundle: bool
 ) -> None:
-    state = make_state(spec=SPEC)
+    state = make_state(spec=spec)
     info = ExportInfo("v_prediction")
     options = {"bundle": True} if bundle else {}
     path = export_lora(state, tmp_path, tmp_path / "e", "x", info=info, **options).lora
@@ -76,11 +81,10 @@ def test_pipeline_loads_every_layer_with_its_delta(
     else:
         pipe.load_lora_weights(str(path))
     found = added_by(pipe)
-    expected = {key.rsplit(".", 1)[0] for key in state.adapter}
-    assert found.keys() == expected
+    expected = changes(state)
+    assert found.keys() == expected.keys()
     for layer, delta in found.items():
-        ours = SPEC.scale * (state.adapter[f"{layer}.up"] @ state.adapter[f"{layer}.down"])
-        assert torch.allclose(delta, ours, atol=1e-5)
+        assert torch.allclose(delta, expected[layer], atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
