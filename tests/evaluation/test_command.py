@@ -1,0 +1,122 @@
+"""`python -m lifelong_core bench` from the command line to the report, on random weights."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lifelong_core.adapters import AdapterSpec
+from lifelong_core.backbone import random_backbone
+from lifelong_core.cli import main
+from lifelong_core.evaluation import command, drawing
+from lifelong_core.evaluation.extractors import Extractor
+from lifelong_core.evaluation.protocol import Protocol
+from lifelong_core.files import read_json
+from lifelong_core.lesson import LessonSettings
+
+SETTINGS = LessonSettings(
+    steps=1, batch_size=1, prior_batch_size=1, prior_count=0, adapter=AdapterSpec(rank=2)
+)
+
+
+def colours(images: torch.Tensor) -> torch.Tensor:
+    return images.mean((2, 3))
+
+
+def words(texts: list[str]) -> torch.Tensor:
+    return torch.tensor([[float(text.count(letter)) for letter in "aeo"] for text in texts])
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name, shades in {"dog": ("red", "blue"), "cat": ("green", "white")}.items():
+        folder = tmp_path / "pets" / name
+        folder.mkdir(parents=True)
+        for shade in shades:
+            Image.new("RGB", (64, 64), shade).save(folder / f"{shade}.png")
+    return tmp_path / "pets"
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that takes time, made small."""
+    backbone = random_backbone("demo")
+    backbone.family = replace(backbone.family, default_size=32)
+    real = drawing.generate
+    monkeypatch.setattr(drawing, "generate", lambda *a, **k: real(*a, size=(32, 32), **k))
+    monkeypatch.setattr(command, "weights_path", Path)
+    monkeypatch.setattr(command, "load_backbone", lambda path, device: backbone)
+    monkeypatch.setattr(command, "extractor_named", lambda name: Extractor(name, colours, words))
+    monkeypatch.setattr(command, "defaults_for", lambda family: SETTINGS)
+    monkeypatch.setattr(command, "PROTOCOL", Protocol(2, 3, 1, 1))
+    prompts = ["a photo of a dog", "a cat", "a mug"]
+    for place in ("run", "measures", "reference"):
+        name = f"lifelong_core.evaluation.{place}.concept_free_prompts"
+        monkeypatch.setattr(name, lambda: prompts)
+
+
+def test_a_folder_of_photos_is_measured_and_reported(
+    tiny: None,
+    photos: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out, work = tmp_path / "results", tmp_path / "work"
+    folders = ["--stream", str(photos), "--out", str(out), "--work", str(work)]
+    options = ["bench", "run", *folders, "--stream-seed", "1", "--threads", "1", "--device", "cpu"]
+    with caplog.at_level(logging.INFO):
+        assert main([*options, "--methods", "lora,hard_routing"]) == 0
+    assert "0 runs were done before, 2 are to do" in caplog.text
+    assert "lora, seed 1 took" in caplog.text and "1 runs are left, which will take" in caplog.text
+    table = read_json(out / "pets.json")
+    assert list(table["summary"]["methods"]) == ["lora", "hard_routing"]
+    assert "--stream FOLDER" in table["command"] and str(tmp_path) not in str(table)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        assert main([*options, "--methods", "hard_routing"]) == 0
+    assert "1 runs were done before, 0 are to do" in caplog.text
+    assert read_json(out / "pets.json")["summary"] == table["summary"]
+    assert main(["bench", "report", str(out / "pets.json")]) == 0
+    page = (out / "pets" / "index.html").read_text(encoding="utf-8")
+    assert "hard_routing-s1.jpg" in page
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--methods", "lora,magic", "'magic' is unknown"),
+        ("--methods", " , ", "is empty"),
+        ("--stream-seed", "two", "no numbers"),
+        ("--stream", "toys7", "toys5"),
+    ],
+)
+def test_wrong_options_are_told_before_any_work(
+    tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str,
+    message: str,
+) -> None:  # fmt: skip
+    work = tmp_path / "work"
+    assert main(["bench", "run", "--work", str(work), option, value]) == 1
+    assert message in capsys.readouterr().err
+    assert not work.exists()
+
+
+def test_a_failing_run_does_not_stop_the_others(
+    tiny: None, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = command.run_stream
+
+    def broken(run: command.Run) -> dict:
+        if run.way.name == "lora":
+            raise command.InputError("no luck")
+        return real(run)
+
+    monkeypatch.setattr(command, "run_stream", broken)
+    folders = ["--stream", str(photos), "--out", str(tmp_path), "--work", str(tmp_path / "work")]
+    options = ["--methods", "lora,hard_routing", "--threads", "1", "--device", "cpu"]
+    assert main(["bench", "run", *folders, *options]) == 1
+    assert list(read_json(tmp_path / "pets.json")["summary"]["methods"]) == ["hard_routing"]
