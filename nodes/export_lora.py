@@ -14,6 +14,7 @@ from ..lifelong_core.images import from_batch
 from ..lifelong_core.sharing.export import ExportedFiles, export_lora
 from ..lifelong_core.sharing.metadata import ExportInfo
 from ..lifelong_core.state import LifelongState
+from .patching import drawn_state
 from .types import LifelongStateType
 
 
@@ -82,7 +83,7 @@ class ExportLifelongLora(io.ComfyNode):
     ) -> io.NodeOutput:
         with torch.inference_mode(False):
             files = export_lora(
-                state,
+                drawn_state(state),
                 _first("loras"),
                 _first("embeddings"),
                 name,

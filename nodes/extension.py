@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .consolidate_ewc_dc import ConsolidateEWCDC
 from .demo_model import register_demo_model
 from .export_lora import ExportLifelongLora
 from .folders import register_state_folders
 from .learn_concept_task import LearnConceptTask
+from .lifelong_report import LifelongReport
 from .state_nodes import ApplyLifelongState, LoadLifelongState, SaveLifelongState
 
 NODES: list[type[io.ComfyNode]] = [
     LearnConceptTask,
+    ConsolidateEWCDC,
     SaveLifelongState,
     LoadLifelongState,
     ApplyLifelongState,
     ExportLifelongLora,
+    LifelongReport,
 ]
 
 

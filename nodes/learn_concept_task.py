@@ -8,16 +8,14 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..lifelong_core.errors import InputError
-from ..lifelong_core.lesson import defaults_for
 from ..lifelong_core.methods import learn
 from ..lifelong_core.state import LifelongState
 from .bridge import model_family, training_backbone, usual_precision
 from .folders import workspace
 from .lesson_schema import lesson_inputs
-from .lesson_values import lesson_settings, lesson_task, only
+from .lesson_values import lesson_settings, lesson_task, only, usual_settings
 from .loss_plot import loss_plot
-from .patching import applied_tokens, apply_state, remove_state
+from .patching import apply_state, without_lessons
 from .progress import ComfyProgress
 from .types import LifelongStateType
 
@@ -81,14 +79,15 @@ class LearnConceptTask(io.ComfyNode):
         **widgets: list[Any],
     ) -> io.NodeOutput:
         given = only("state", state) if state else None
-        plain_model, plain_clip = _without_lessons(only("model", model), only("clip", clip), given)
+        plain_model, plain_clip = without_lessons(only("model", model), only("clip", clip), given)
         values = {name: only(name, value) for name, value in widgets.items()}
         size = only("resolution", resolution) if resolution else 0
+        chosen = only("method", method)
         with torch.inference_mode(False):
             family = model_family(plain_model)
-            usual = defaults_for(family.name)
+            usual = usual_settings(family.name, given, chosen)
             usual = replace(usual, precision=usual_precision(plain_model, usual.precision))
-            settings = lesson_settings(usual, given, **values)
+            settings = lesson_settings(usual, **values)
             task = lesson_task(
                 only("token", token),
                 only("noun", noun),
@@ -102,7 +101,7 @@ class LearnConceptTask(io.ComfyNode):
                     backbone,
                     task,
                     state=given,
-                    method=only("method", method),
+                    method=chosen,
                     settings=settings,
                     on_progress=ComfyProgress(),
                     preview_every=max(PREVIEW_STEPS, settings.steps // PREVIEWS),
@@ -115,16 +114,3 @@ class LearnConceptTask(io.ComfyNode):
             plot,
             ui=ui.PreviewImage(plot, cls=cls),
         )
-
-
-def _without_lessons(model: Any, clip: Any, state: LifelongState | None) -> tuple[Any, Any]:
-    """MODEL and CLIP as before this pack's earlier lessons, which are part of `state`."""
-    known = {concept.token for concept in state.concepts} if state else set()
-    lost = sorted({*applied_tokens(model), *applied_tokens(clip)} - known)
-    if lost:
-        raise InputError(
-            f"This MODEL or CLIP comes from a lesson and knows {', '.join(lost)}, which would be "
-            "forgotten. Link the LIFELONG_STATE of that lesson too; or, to begin anew, the MODEL "
-            "and CLIP of the checkpoint."
-        )
-    return remove_state(model), remove_state(clip)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lifelong_core.lesson import LR_SCHEDULES, PRECISIONS
-from ..lifelong_core.methods import METHODS
-from .lesson_values import LAYERS
+from .lesson_values import LAYERS, LESSON_METHODS
 from .types import LifelongStateType
 
 FAMILY_DEFAULT = "0 takes the default of the model's family."
@@ -50,10 +49,12 @@ def _widgets() -> list[io.Input]:
         ),
         io.Combo.Input(
             "method",
-            options=list(METHODS),
+            options=list(LESSON_METHODS),
             default="lora",
             tooltip="How the lesson is learned. 'lora' trains a LoRA and the token, with pictures "
-            "of the class noun mixed in so that the plain noun stays as it was.",
+            "of the class noun mixed in so that the plain noun stays as it was. 'ewc' also holds "
+            "on to what earlier concepts need, with Consolidate Lesson after every lesson. The "
+            "others are in the help.",
         ),
         io.Int.Input(
             "steps",
@@ -241,5 +242,17 @@ def _advanced() -> list[io.Input]:
             step=0.01,
             tooltip="Share of the noise that is equal over a whole picture, for concepts that are "
             "very dark or very bright; 0.05 is usual.",
+        ),
+        io.Float.Input(
+            "ewc_weight",
+            optional=True,
+            advanced=True,
+            default=-1.0,
+            min=-1.0,
+            max=1_000_000.0,
+            step=0.1,
+            round=False,
+            tooltip="Methods with 'ewc': how firmly weights that earlier concepts need are held. "
+            "More keeps those better and learns the new one less. -1 takes the default.",
         ),
     ]

@@ -12,7 +12,8 @@ from ..lifelong_core.adapters.spec import AdapterSpec
 from ..lifelong_core.concepts import ConceptTask, make_task
 from ..lifelong_core.errors import InputError
 from ..lifelong_core.images import from_batch
-from ..lifelong_core.lesson import LessonSettings
+from ..lifelong_core.lesson import LessonSettings, defaults_for, for_adapter
+from ..lifelong_core.methods import METHODS
 from ..lifelong_core.state import LifelongState
 
 _CROSS = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
@@ -22,6 +23,38 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "cross-attention": _CROSS,
     "cross- and self-attention": (*(name.replace("attn2", "attn1") for name in _CROSS), *_CROSS),
 }
+
+LESSON_METHODS = (
+    "lora",
+    "ewc",
+    "lwf",
+    "c_lora",
+    "lora_merge",
+    "dreambooth_lora",
+    "custom_diffusion",
+    "custom_diffusion_ewc",
+    "textual_inversion",
+)
+"""The methods of a lesson in a graph: those whose model is one for all prompts, each kind of
+lesson once. What follows a lesson is the matter of the next node."""
+
+
+def usual_settings(family: str, state: LifelongState | None, method: str) -> LessonSettings:
+    """The family's settings for the state's adapter, with what `method` fixes.
+
+    Raises InputError for a state whose last lesson's model is put together in another way: the
+    lesson would drop what the state's earlier lessons have learned.
+    """
+    usual = defaults_for(family)
+    if state is not None:
+        usual = for_adapter(usual, state.adapter_spec)
+        before = str(state.records[-1].settings.get("method", method)) if state.records else method
+        if before in METHODS and METHODS[before].draw_with is not METHODS[method].draw_with:
+            raise InputError(
+                f"This state was learned with method {before!r}, which keeps its concepts in "
+                f"another way than {method!r}. Choose {before!r}, or begin a new state."
+            )
+    return METHODS[method].settings(usual)
 
 
 def only(name: str, values: Sequence[Any]) -> Any:
@@ -63,7 +96,6 @@ def split_captions(captions: Sequence[str] | None) -> list[str] | None:
 
 def lesson_settings(
     defaults: LessonSettings,
-    state: LifelongState | None,
     *,
     seed: int = 0,
     steps: int = 0,
@@ -82,6 +114,7 @@ def lesson_settings(
     lr_schedule: str = "default",
     min_snr_gamma: float = -1.0,
     noise_offset: float = 0.0,
+    ewc_weight: float = -1.0,
 ) -> LessonSettings:
     """`defaults`, changed by every widget that is not at its own default.
 
@@ -105,9 +138,9 @@ def lesson_settings(
         changed["prior_count"] = prior_pictures
     if min_snr_gamma >= 0:
         changed["min_snr_gamma"] = min_snr_gamma
-    adapter = _adapter(
-        state.adapter_spec if state else defaults.adapter, rank, layers, train_text_encoder
-    )
+    if ewc_weight >= 0:
+        changed["ewc_weight"] = ewc_weight
+    adapter = _adapter(defaults.adapter, rank, layers, train_text_encoder)
     return replace(defaults, adapter=adapter, seed=seed, **changed)
 
 

@@ -16,7 +16,9 @@ from typing import Any
 import comfy.sd
 from torch import Tensor
 
-from ..lifelong_core.errors import ModelError
+from ..lifelong_core.consolidation.routing import route
+from ..lifelong_core.errors import InputError, ModelError
+from ..lifelong_core.methods import METHODS, drawing_state
 from ..lifelong_core.sharing.lora import lora_state_dict
 from ..lifelong_core.state import LifelongState
 
@@ -35,10 +37,11 @@ class Applied:
 def apply_state(model: Any, clip: Any, state: LifelongState) -> tuple[Any, Any]:
     """Clones of MODEL and CLIP that know the state's concepts and no other state's.
 
-    Raises ModelError when a layer of the state does not exist in MODEL or CLIP.
+    Raises ModelError when a layer of the state does not exist in MODEL or CLIP, and what
+    `drawn_state` raises.
     """
     model, clip = remove_state(model), remove_state(clip)
-    lora = lora_state_dict(state)
+    lora = lora_state_dict(drawn_state(state))
     before = _patches(model), _patches(clip.patcher)
     model, clip = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
     tokens = tuple(concept.token for concept in state.concepts)
@@ -51,10 +54,40 @@ def apply_state(model: Any, clip: Any, state: LifelongState) -> tuple[Any, Any]:
     return model, clip
 
 
+def drawn_state(state: LifelongState) -> LifelongState:
+    """The state whose adapter draws what `state` has learned, whatever the prompt.
+
+    Raises InputError when that depends on the prompt: one MODEL has one adapter.
+    """
+    name = state.records[-1].settings.get("method") if state.records else None
+    if name in METHODS and METHODS[name].draw_with is route:
+        raise InputError(
+            f"This state was learned with {name!r}: every prompt is drawn with another adapter, "
+            "which one MODEL cannot hold. Use a state that was learned with another method."
+        )
+    return drawing_state(state, "")
+
+
 def applied_tokens(model_or_clip: Any) -> tuple[str, ...]:
     """The concepts that this pack has put on a MODEL or CLIP."""
     applied = _patcher(model_or_clip).get_attachment(ATTACHMENT)
     return applied.tokens if applied is not None else ()
+
+
+def without_lessons(model: Any, clip: Any, state: LifelongState | None) -> tuple[Any, Any]:
+    """MODEL and CLIP as before this pack's earlier lessons, which must be part of `state`.
+
+    Raises InputError when they know concepts that `state` does not.
+    """
+    known = {concept.token for concept in state.concepts} if state else set()
+    lost = sorted({*applied_tokens(model), *applied_tokens(clip)} - known)
+    if lost:
+        raise InputError(
+            f"This MODEL or CLIP comes from a lesson and knows {', '.join(lost)}, which would be "
+            "forgotten. Link the LIFELONG_STATE of that lesson too; or, to begin anew, the MODEL "
+            "and CLIP of the checkpoint."
+        )
+    return remove_state(model), remove_state(clip)
 
 
 def remove_state(model_or_clip: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,18 @@ QUICK = {
     "token_learning_rate": 0.5,
 }
 """A lesson of seconds that still changes the pictures visibly."""
+
+QUICK_CONSOLIDATION = {
+    "classifier_terms": True,
+    "subset": 3,
+    "delta": 0.5,
+    "gamma": 0.1,
+    "distillation_weight": 1.5,
+    "temperature": 1.0,
+    "batch_size": 1,
+    "distillation_iterations": 2,
+    "fisher_iterations": 2,
+}
 
 
 class Workflow:
@@ -65,6 +78,24 @@ class Workflow:
         key = self.node(
             "LearnConceptTask", name, model=model, clip=clip, vae=vae, images=images, state=state,
             token=token, noun=noun, **values,
+        )  # fmt: skip
+        return [key, 0], [key, 1], [key, 2], [key, 3]
+
+    def consolidation(
+        self,
+        learned: Sequence[Link],
+        vae: Link,
+        images: Link,
+        *,
+        name: str | None = None,
+        **widgets: Any,
+    ) -> tuple[Link, Link, Link, Link]:
+        """LIFELONG_STATE, MODEL, CLIP, report; `learned`: what `lesson` or this gave."""
+        state, model, clip = learned[:3]
+        values = {"phases": "DSC, then Fisher", "seed": 1, **QUICK_CONSOLIDATION, **widgets}
+        key = self.node(
+            "ConsolidateEWC-DC", name, state=state, model=model, clip=clip, vae=vae,
+            images=images, **values,
         )  # fmt: skip
         return [key, 0], [key, 1], [key, 2], [key, 3]
 

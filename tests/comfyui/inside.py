@@ -349,6 +349,110 @@ def check_tokens_in_memory_are_read_as_embedding_files_are() -> None:
     assert sum(torch.is_tensor(token) for token, _ in reader_of_both[0]) == 4
 
 
+def check_widgets_at_their_defaults_are_the_librarys_settings() -> None:
+    values = pack("nodes.consolidation_values")
+    defaults_for = pack("lifelong_core.consolidation").consolidation_defaults
+    inputs = pack("nodes.consolidation_schema").consolidation_inputs()
+    apart = {"phases", "classifier_terms", "captions"}
+    widgets = {
+        one.id: one.default
+        for one in inputs
+        if getattr(one, "default", None) is not None and one.id not in apart
+    }
+    for family in pack("lifelong_core.backbone").FAMILIES:
+        usual = defaults_for(family)
+        assert values.consolidation_settings(usual, **widgets) == usual, family
+        assert values.consolidation_settings(usual) == usual, family
+    changed = values.consolidation_settings(defaults_for("sd1"), batch_size=2, subset=3, seed=9)
+    assert (changed.batch_size, changed.subset, changed.seed) == (2, 3, 9)
+    names = [phase.name for phase in values.chosen_phases("DSC, then Fisher", True)]
+    plain = [phase.name for phase in values.chosen_phases("DSC, then Fisher", False)]
+    assert len(names) == len(plain) == 2 and not set(names) & set(plain)
+
+
+def check_what_methods_fix_holds_for_every_lesson() -> None:
+    values = pack("nodes.lesson_values")
+    library = pack("lifelong_core.methods")
+    defaults = pack("lifelong_core.lesson").defaults_for("demo")
+    assert set(values.LESSON_METHODS) <= set(library.METHODS)
+    full = values.usual_settings("demo", None, "custom_diffusion")
+    assert full.adapter.kind == "key_value" and full.learning_rate < defaults.learning_rate
+    state = some_state("x")
+    settings = values.usual_settings("demo", state, "ewc")
+    assert settings.adapter == state.adapter_spec
+    assert settings.learning_rate == defaults.learning_rate
+    firm = values.lesson_settings(settings, ewc_weight=0.0, learning_rate=0.25)
+    assert (firm.ewc_weight, firm.learning_rate) == (0.0, 0.25)
+    assert values.lesson_settings(settings) == settings
+
+
+def check_methods_that_keep_concepts_in_other_ways_do_not_mix() -> None:
+    values, patching = pack("nodes.lesson_values"), pack("nodes.patching")
+    replace = importlib.import_module("dataclasses").replace
+    state = some_state("x")
+
+    def learned_with(method: str) -> Any:
+        (record,) = state.records
+        return replace(state, records=(replace(record, settings={"method": method}),))
+
+    values.usual_settings("demo", learned_with("lora"), "ewc")
+    merged = learned_with("lora_merge")
+    refused("InputError", "lora_merge", lambda: values.usual_settings("demo", merged, "lora"))
+    assert patching.drawn_state(learned_with("lora")).adapter
+    routed = learned_with("hard_routing")
+    refused("InputError", "hard_routing", lambda: patching.drawn_state(routed))
+
+
+def check_a_merge_draws_with_the_mean_of_its_lessons() -> None:
+    model, clip, _ = loaded()
+    apply_state = pack("nodes.patching").apply_state
+    replace = importlib.import_module("dataclasses").replace
+    one, other = some_state("x"), some_state("x", token="my_cat", seed=1)
+    records = [
+        replace(record, settings={"method": "lora_merge"})
+        for record in (*one.records, *other.records)
+    ]
+    both = replace(one, adapter=other.adapter, records=records)
+    halves = [
+        {k: v * 0.5 if k.endswith(".up") else v for k, v in state.adapter.items()}
+        for state in (one, other)
+    ]
+    first, _ = apply_state(model, clip, replace(one, adapter=halves[0]))
+    lora = pack("lifelong_core.sharing.lora").lora_state_dict(replace(other, adapter=halves[1]))
+    mean = comfy.sd.load_lora_for_models(first, None, lora, 1.0, 0.0)[0]
+    expected, found = output(mean), output(apply_state(model, clip, both)[0])
+    assert float((found - expected).norm() / expected.norm()) < 1e-2  # lessons are kept in fp16
+
+
+def check_a_report_shows_one_lesson_and_many() -> None:
+    pages, review = pack("nodes.report_pages"), pack("lifelong_core.review")
+    replace = importlib.import_module("dataclasses").replace
+    for count in (1, 12):
+        (record,) = some_state("x").records
+        records = [
+            replace(
+                record,
+                concept=replace(record.concept, token=f"toy_{number}"),
+                metrics={"loss": [1.0] * number, "seconds": 1.0},
+            )
+            for number in range(count)
+        ]
+        state = replace(some_state("x"), records=records)
+        lessons = review.kept_lessons(state, 10)
+        picture = torch.rand(2, 3, 64, 64)
+        looks = {lesson: review.Looks(picture, picture, picture) for lesson in lessons}
+        kept = {(after, n): 1.5 - after / 2 for after in lessons for n in lessons if n <= after}
+        told = review.Review(looks, kept)
+        drift = review.weight_drift(state, lessons)
+        for seen in (None, told):
+            page = pages.plots(state, lessons, drift, seen)
+            assert page.shape[0] == 1 and page.shape[-1] == 3 and 0 <= page.min() <= page.max() <= 1
+        sheet = pages.picture_sheet(state, told)
+        assert sheet.shape[1] > 64 * len(lessons) and sheet.shape[2] > 3 * 128
+        text = pages.text_report(state, lessons, drift, told)
+        assert all(f"embedding:toy_{number} dog" in text for number in range(count))
+
+
 def tokens(clip: Any, prompt: str) -> int:
     """How many of the prompt's tokens are embeddings."""
     return sum(torch.is_tensor(token) for token, _ in clip.tokenize(prompt)["l"][0])
