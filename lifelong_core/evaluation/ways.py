@@ -17,10 +17,9 @@ from ..backbone import Backbone
 from ..concepts import ConceptTask
 from ..consolidation import ConsolidationSettings
 from ..errors import InputError
-from ..joint import METHOD as JOINT
-from ..joint import learn_joint
 from ..lesson import LessonSettings, for_adapter
-from ..methods import METHODS, teach
+from ..methods import METHODS, learn_joint, teach
+from ..methods.joint import METHOD as JOINT
 from ..state import LifelongState
 
 VERA = "+vera"

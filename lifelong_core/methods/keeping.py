@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from .adapters.frozen import frozen_adapter, standing_in
-from .consolidation.context import concept_prompt
-from .consolidation.distill import check_teachers
-from .consolidation.stacking import stacked_state, summed_changes
-from .objectives import Term
-from .objectives.overlap import Overlap
-from .objectives.retention import Retention
+from ..adapters.frozen import frozen_adapter, standing_in
+from ..consolidation.context import concept_prompt
+from ..consolidation.distill import check_teachers
+from ..consolidation.stacking import stacked_state, summed_changes
+from ..objectives import Term
+from ..objectives.overlap import Overlap
+from ..objectives.retention import Retention
+from ..prompts import PromptCache
+from ..state import LifelongState
+from ..training.lesson import Lesson
+from ..training.priors import prior_prompt
 from .parts import continue_adapter
-from .prompts import PromptCache
-from .state import LifelongState
-from .training.lesson import Lesson
-from .training.priors import prior_prompt
 
 
 def continue_to_distil(lesson: Lesson) -> None:

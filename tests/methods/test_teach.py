@@ -92,7 +92,7 @@ def test_the_penalty_holds_the_adapter_where_it_was(
 def test_a_lesson_that_nothing_protects_is_warned_of(
     backbone: Backbone, first: LifelongState, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "lifelong_core.elastic"):
+    with caplog.at_level(logging.WARNING, "lifelong_core.methods.elastic"):
         learn(backbone, next_task(), state=first, method="ewc", settings=SETTINGS)
         assert not caplog.text
         bare = replace(first, extras={})

@@ -11,18 +11,16 @@ from pathlib import Path
 
 import torch
 
-from . import __version__
-from .backbone import Backbone
-from .concepts import Concept, ConceptTask
-from .errors import InputError
-from .files import check_writable, content_hash
-from .finished import finished_before
-from .lesson import LessonSettings, defaults_for
-from .methods import CODE_VERSION, check_lesson
-from .parts import denoise_concept, preserve_prior, start_afresh
-from .state import LifelongState, TaskRecord, save_state
-from .training import ParameterGroup, Pictures, ProgressCallback, Session
-from .training.lesson import (
+from .. import __version__
+from ..backbone import Backbone
+from ..concepts import Concept, ConceptTask
+from ..errors import InputError
+from ..files import check_writable, content_hash
+from ..finished import finished_before
+from ..lesson import LessonSettings, defaults_for
+from ..state import LifelongState, TaskRecord, save_state
+from ..training import ParameterGroup, Pictures, ProgressCallback, Session
+from ..training.lesson import (
     Lesson,
     lesson_pictures,
     loss_metrics,
@@ -30,6 +28,8 @@ from .training.lesson import (
     prepare_lesson,
     train_adapter,
 )
+from .learning import CODE_VERSION, check_lesson
+from .parts import denoise_concept, preserve_prior, start_afresh
 
 METHOD = "joint"
 

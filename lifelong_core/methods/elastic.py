@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from .fisher import DiagonalFisher, RankOneFisher
-from .objectives import Term
-from .objectives.fisher_penalty import fisher_penalty, rank_one_penalty
-from .state import LifelongState
-from .training.lesson import Lesson
+from ..fisher import DiagonalFisher, RankOneFisher
+from ..objectives import Term
+from ..objectives.fisher_penalty import fisher_penalty, rank_one_penalty
+from ..state import LifelongState
+from ..training.lesson import Lesson
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,8 @@ from lifelong_core.adapters.frozen import frozen_adapter
 from lifelong_core.backbone import Backbone, random_backbone
 from lifelong_core.concepts import ConceptTask, make_task
 from lifelong_core.errors import InputError
-from lifelong_core.joint import learn_joint
 from lifelong_core.lesson import LessonSettings
-from lifelong_core.methods import drawing_state, learn
+from lifelong_core.methods import drawing_state, learn, learn_joint
 from lifelong_core.seeding import generator
 from lifelong_core.state import LifelongState
 from lifelong_core.training import Progress, priors

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import torch
 
-from .adapters.spec import TARGETS, AdapterSpec
-from .consolidation.merge import merged_state
-from .lesson import LessonSettings, for_adapter
-from .objectives import Term, denoising, prior_preservation
-from .seeding import generator
-from .state import LifelongState
-from .training.lesson import Lesson
+from ..adapters.spec import TARGETS, AdapterSpec
+from ..consolidation.merge import merged_state
+from ..lesson import LessonSettings, for_adapter
+from ..objectives import Term, denoising, prior_preservation
+from ..seeding import generator
+from ..state import LifelongState
+from ..training.lesson import Lesson
 
 
 def as_given(settings: LessonSettings) -> LessonSettings:

@@ -1,0 +1,25 @@
+"""The table of methods of lifelong learning, and the calls that learn a concept with one."""
+
+from .joint import learn_joint
+from .learning import (
+    CODE_VERSION,
+    check_lesson,
+    learn,
+    lesson_key,
+    lesson_settings,
+    teach,
+)
+from .table import METHODS, Method, drawing_state
+
+__all__ = [
+    "CODE_VERSION",
+    "METHODS",
+    "Method",
+    "check_lesson",
+    "drawing_state",
+    "learn",
+    "learn_joint",
+    "lesson_key",
+    "lesson_settings",
+    "teach",
+]

@@ -1,0 +1,208 @@
+"""Learning a concept by a method of the table: its lesson alone, or all of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from .. import __version__
+from ..backbone import Backbone
+from ..concepts import ConceptTask, check_new_token
+from ..consolidation import ConsolidationSettings, consolidate, consolidation_defaults
+from ..errors import FileError, InputError, TrainingError
+from ..files import check_writable, content_hash
+from ..finished import finished_before
+from ..lesson import LessonSettings, defaults_for, for_adapter
+from ..state import LifelongState, save_state
+from ..training import ProgressCallback, Session
+from ..training.lesson import Lesson, finished_state, prepare_lesson, run_lesson, unfinished_state
+from ..training.precision import check_precision
+from .table import METHODS
+
+CODE_VERSION = 1
+"""Raised when a change of code changes what a lesson learns: finished lessons then count anew."""
+
+
+def learn(
+    backbone: Backbone,
+    task: ConceptTask,
+    *,
+    state: LifelongState | None = None,
+    method: str = "lora",
+    settings: LessonSettings | None = None,
+    on_progress: ProgressCallback | None = None,
+    preview_every: int = 0,
+    workspace: Path | None = None,
+) -> LifelongState:
+    """Learn one concept and return the state that knows it and everything in `state`.
+
+    This is the method's lesson alone; `teach` also runs the phases that come after it.
+
+    settings: by default the family's, with the adapter of `state`; what the method fixes is
+        replaced in them.
+    preview_every: steps between preview pictures in `on_progress`; 0 draws none.
+    workspace: folder that keeps pictures of nouns, stopped lessons (they go on where they stopped,
+        with the same bits) and finished lessons (the same lesson is then loaded, not learned).
+
+    Raises InputError or StateError before any work for input that cannot be used, FileError when
+    the workspace cannot be written, TrainingError when training breaks off (with a workspace, the
+    weights of the last finite step are kept there as a state). `state` and `backbone` are
+    unchanged in every case, also when `on_progress` cancels.
+    """
+    settings = lesson_settings(backbone, state, method, settings)
+    check_lesson(backbone, task, state, settings, preview_every)
+    key = lesson_key(backbone, task, state, method, settings)
+    finished = workspace / "lessons" / f"{key}.lifelong.safetensors" if workspace else None
+    known = finished_before(finished)
+    if known is not None:
+        return known
+    if workspace is not None:
+        check_writable(workspace)
+    chosen = METHODS[method]
+    lesson = prepare_lesson(backbone, task, settings, state, chosen.start)
+    session = None
+    if workspace is not None:
+        session = Session(workspace / "sessions" / f"{key}.safetensors", key)
+    terms = [term for term in (make(lesson) for make in chosen.terms) if term is not None]
+    try:
+        result = run_lesson(
+            lesson,
+            terms,
+            session=session,
+            priors=workspace / "priors" if workspace else None,
+            on_progress=on_progress,
+            preview_every=preview_every,
+        )
+    except TrainingError as error:
+        if workspace is None:
+            raise
+        path = workspace / "broken_off" / f"{task.token}-{key[:8]}.lifelong.safetensors"
+        raise TrainingError(f"{error} {_rescue(lesson, method, path)}") from error
+    learned = finished_state(lesson, method, result)
+    if finished is not None:
+        save_state(learned, finished)
+    if session is not None:
+        session.remove()
+    return learned
+
+
+def teach(
+    backbone: Backbone,
+    task: ConceptTask,
+    *,
+    state: LifelongState | None = None,
+    method: str = "lora",
+    settings: LessonSettings | None = None,
+    consolidation: ConsolidationSettings | None = None,
+    on_progress: ProgressCallback | None = None,
+    preview_every: int = 0,
+    workspace: Path | None = None,
+) -> LifelongState:
+    """A whole task of the stream: the method's lesson (`learn`), then its phases (`consolidate`).
+
+    consolidation: by default the family's, with the lesson's precision and seed.
+
+    Raises what `learn` and `consolidate` raise. Without a workspace, a cancelled or failed
+    consolidation loses the lesson too.
+    """
+    settings = lesson_settings(backbone, state, method, settings)
+    phases = METHODS[method].after
+    if consolidation is None:
+        consolidation = replace(
+            consolidation_defaults(backbone.family.name),
+            precision=settings.precision,
+            seed=settings.seed,
+        )
+    if phases:
+        check_precision(backbone, consolidation.precision)
+    learned = learn(
+        backbone,
+        task,
+        state=state,
+        method=method,
+        settings=settings,
+        on_progress=on_progress,
+        preview_every=preview_every,
+        workspace=workspace,
+    )
+    if not phases:
+        return learned
+    return consolidate(
+        backbone,
+        task,
+        learned,
+        phases=phases,
+        settings=consolidation,
+        on_progress=on_progress,
+        workspace=workspace,
+    )
+
+
+def lesson_key(
+    backbone: Backbone,
+    task: ConceptTask,
+    state: LifelongState | None,
+    method: str,
+    settings: LessonSettings,
+) -> str:
+    """A name for everything that a lesson's result depends on."""
+    return content_hash(
+        task.content_hash,
+        settings.to_json(),
+        method,
+        backbone.fingerprint,
+        str(backbone.dtype),
+        state.content_hash if state is not None else None,
+        __version__,
+        CODE_VERSION,
+    )
+
+
+def lesson_settings(
+    backbone: Backbone,
+    state: LifelongState | None,
+    method: str,
+    settings: LessonSettings | None = None,
+) -> LessonSettings:
+    """The settings that a lesson of `method` really has. InputError for an unknown method."""
+    if method not in METHODS:
+        raise InputError(f"Unknown method {method!r}; choose from {', '.join(METHODS)}.")
+    if settings is None:
+        settings = defaults_for(backbone.family.name)
+        if state is not None:
+            settings = for_adapter(settings, state.adapter_spec)
+    return METHODS[method].settings(settings)
+
+
+def check_lesson(
+    backbone: Backbone,
+    task: ConceptTask,
+    state: LifelongState | None,
+    settings: LessonSettings,
+    preview_every: int = 0,
+) -> None:
+    """Everything that can be refused before any work is spent."""
+    if preview_every < 0:
+        raise InputError(f"preview_every must be 0 or more, not {preview_every}.")
+    if not settings.learning_rate and not settings.token_learning_rate:
+        raise InputError(
+            "Nothing would be learned: raise learning_rate or token_learning_rate above 0."
+        )
+    if state is not None:
+        state.require_backbone(backbone)
+        state.require_adapter(settings.adapter)
+    check_new_token(task.token, backbone.text, state)
+    check_precision(backbone, settings.precision)
+    vectors = dict(state.vectors) if state is not None else {}
+    vectors[task.token] = backbone.text.noun_vector(task.noun)
+    for caption in task.captions:
+        backbone.text.tokenize(caption, vectors)  # names tokens that nobody knows
+
+
+def _rescue(lesson: Lesson, method: str, path: Path) -> str:
+    """Keep the weights of the last finite step, and say where they are."""
+    try:
+        save_state(unfinished_state(lesson, method), path)
+    except FileError as failure:
+        return f"They could not be written: {failure}"
+    return f"The weights are in {path}, which can be loaded as a state."

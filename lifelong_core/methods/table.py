@@ -1,0 +1,187 @@
+"""The table of methods: read this page first.
+
+A method is where the adapter starts, the terms of its loss, and the phases that follow the lesson.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..consolidation import Phase
+from ..consolidation.constrained import ConstrainedMerge
+from ..consolidation.distill import DistillPhase
+from ..consolidation.fisher import UpdateFisher
+from ..consolidation.routing import route
+from ..lesson import LessonSettings
+from ..objectives import Term
+from ..state import LifelongState
+from ..training.lesson import Lesson
+from .elastic import hold_directions, hold_weights
+from .keeping import (
+    continue_to_distil,
+    draw_stacked,
+    leave_changed_weights,
+    retain_earlier,
+    stack_adapter,
+)
+from .parts import (
+    as_given,
+    as_it_is,
+    continue_adapter,
+    continue_with_identifier,
+    custom_diffusion_settings,
+    denoise_concept,
+    draw_merged,
+    dreambooth_settings,
+    preserve_prior,
+    start_afresh,
+    textual_inversion_settings,
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of lifelong learning.
+
+    start: puts the lesson's fresh adapter into its starting position.
+    terms: each makes one term of the loss, or None where the settings leave it out.
+    after: the phases that consolidate the lesson, in their order.
+    settings: what the method fixes, whatever is asked for; a second time changes nothing more.
+    draw_with: a state and a prompt -> the state whose adapter draws it, with all concepts; only
+        for drawing and exporting where it is another one. See `drawing_state`.
+    """
+
+    title: str
+    reference: str
+    start: Callable[[Lesson], None]
+    terms: tuple[Callable[[Lesson], Term | None], ...]
+    after: tuple[Phase, ...] = ()
+    settings: Callable[[LessonSettings], LessonSettings] = as_given
+    draw_with: Callable[[LifelongState, str], LifelongState] = as_it_is
+
+
+METHODS: dict[str, Method] = {
+    "lora": Method(
+        title="Sequential LoRA",
+        reference="Hu et al. 2021; Ruiz et al. 2023 (prior preservation)",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior),
+    ),
+    "dreambooth_lora": Method(
+        title="DreamBooth-LoRA",
+        reference="Ruiz et al. 2023; Sun et al. 2024 (L2DM), section 4.2",
+        start=continue_with_identifier,
+        terms=(denoise_concept, preserve_prior),
+        settings=dreambooth_settings,
+    ),
+    "custom_diffusion": Method(
+        title="Custom Diffusion",
+        reference="Kumari et al. 2023",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior),
+        settings=custom_diffusion_settings,
+    ),
+    "custom_diffusion_merge": Method(
+        title="Custom Diffusion, constrained merge",
+        reference="Kumari et al. 2023, eq. 4 and 5",
+        start=start_afresh,
+        terms=(denoise_concept, preserve_prior),
+        after=(ConstrainedMerge(),),
+        settings=custom_diffusion_settings,
+    ),
+    "textual_inversion": Method(
+        title="Textual Inversion",
+        reference="Gal et al. 2023",
+        start=continue_adapter,
+        terms=(denoise_concept,),
+        settings=textual_inversion_settings,
+    ),
+    "lwf": Method(
+        title="Learning without Forgetting",
+        reference="Li & Hoiem 2016, on the lesson's own pictures",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, retain_earlier),
+    ),
+    "c_lora": Method(
+        title="C-LoRA",
+        reference="Smith et al. 2023, eq. 3",
+        start=stack_adapter,
+        terms=(denoise_concept, preserve_prior, leave_changed_weights),
+        draw_with=draw_stacked,
+    ),
+    "ewc": Method(
+        title="EWC",
+        reference="Kirkpatrick et al. 2017; Jha et al. 2025, Alg 4 without DSC and DC",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, hold_weights),
+        after=(UpdateFisher(),),
+    ),
+    "ewc_dc": Method(
+        title="EWC DC",
+        reference="Jha et al. 2025 (Mining your own secrets), Eq 5, Alg 4 without DSC",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, hold_weights),
+        after=(UpdateFisher(dc=True),),
+    ),
+    "ewc_rank1": Method(
+        title="EWC, rank-one Fisher",
+        reference="Rank-1 Fisher EWC, ICLR 2026, without its distillation",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, hold_directions),
+        after=(UpdateFisher(rank_one=True),),
+    ),
+    "dsc": Method(
+        title="DSC",
+        reference="Jha et al. 2025, Eq 6 without its scores, Alg 4 without EWC",
+        start=continue_to_distil,
+        terms=(denoise_concept, preserve_prior),
+        after=(DistillPhase(dc=False),),
+    ),
+    "dsc_ewc": Method(
+        title="DSC EWC",
+        reference="Jha et al. 2025, Alg 4 without the scores of Eq 5 and Eq 6",
+        start=continue_to_distil,
+        terms=(denoise_concept, preserve_prior, hold_weights),
+        after=(DistillPhase(dc=False), UpdateFisher()),
+    ),
+    "dsc_ewc_dc": Method(
+        title="DSC EWC DC",
+        reference="Jha et al. 2025, Alg 4: Eq 5 and Eq 6",
+        start=continue_to_distil,
+        terms=(denoise_concept, preserve_prior, hold_weights),
+        after=(DistillPhase(), UpdateFisher(dc=True)),
+    ),
+    "custom_diffusion_ewc": Method(
+        title="Custom Diffusion + EWC",
+        reference="Kumari et al. 2023 with Kirkpatrick et al. 2017",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, hold_weights),
+        after=(UpdateFisher(),),
+        settings=custom_diffusion_settings,
+    ),
+    "lora_merge": Method(
+        title="LoRA merge",
+        reference="Zhong et al. 2024 (equal weights)",
+        start=start_afresh,
+        terms=(denoise_concept, preserve_prior),
+        draw_with=draw_merged,
+    ),
+    "hard_routing": Method(
+        title="Hard routing by token (upper bound)",
+        reference="Dong et al. 2024, eq. 3, with weights 0 and 1",
+        start=start_afresh,
+        terms=(denoise_concept, preserve_prior),
+        draw_with=route,
+    ),
+}
+
+
+def drawing_state(state: LifelongState, prompt: str) -> LifelongState:
+    """The state to draw `prompt` with, as the method of the newest lesson says.
+
+    For most methods `state` itself. Raises what the method's `draw_with` raises, for example
+    StateError when hard routing needs an adapter that was not kept.
+    """
+    name = state.records[-1].settings.get("method") if state.records else None
+    return METHODS[name].draw_with(state, prompt) if name in METHODS else state
