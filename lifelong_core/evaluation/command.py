@@ -42,6 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--stream-seed", default="2", help="one seed, or several: 2,3,4")
     run.add_argument("--methods", default="lora", help="one method, or several: lora,ewc,ewc+vera")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="other value of a setting, such as ewc_weight=10 or consolidation.delta=0.5, for all "
+        "methods; the table then has rows of their own, named ewc+ewc_weight=10",
+    )
     run.add_argument("--out", type=Path, default=RESULTS, help="folder of the recorded tables")
     run.add_argument("--work", type=Path, default=Path(".cache/bench"), help="folder of the runs")
     run.add_argument("--model", type=Path, help="checkpoint, else the shipped demo model")
@@ -72,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _runs(arguments: argparse.Namespace) -> list[Run]:
     """Every method on every stream; whatever is wrong with the options is said here."""
-    ways = [way_named(name) for name in _listed(arguments.methods)]
+    names = _listed(arguments.methods)
+    ways = [way_named("+".join([name, *arguments.set])) for name in names]
     seeds = _seeds(arguments.stream_seed)
     extractors = tuple(extractor_named(name) for name in _listed(arguments.extractors))
     backbone = load_backbone(arguments.model or weights_path("demo"), device=arguments.device)

@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 class Run:
     """One method on one stream. `folder` holds its state, cells, times, sheet and result.
 
-    usual: the settings of a lesson, before the way changes them; the LoRAs that the run is
-    compared to are learned with these. consolidation: of ways that consolidate.
+    usual, consolidation: the settings of a lesson and of what comes after it, before the way
+    changes them; the LoRAs that the run is compared to are learned with these.
     """
 
     bench: Bench
@@ -48,12 +48,14 @@ class Run:
     @property
     def room(self) -> Room:
         """With what the way's lessons are taught."""
-        return self.bench.room(self.way.settings(self.usual), self.consolidation)
+        way = self.way
+        return self.bench.room(way.settings(self.usual), way.consolidation(self.consolidation))
 
     @property
     def folder(self) -> Path:
         """Of its own for everything that the run depends on."""
-        settings = (self.room.settings.to_json(), self.consolidation.to_json())
+        room = self.room
+        settings = (room.settings.to_json(), room.consolidation.to_json())
         versions = (CODE_VERSION, methods.CODE_VERSION, consolidation.CODE_VERSION)
         name = self.way.name
         return self.bench.folder(self.stream, name, name, *settings, *versions)
@@ -62,6 +64,11 @@ class Run:
     def result_path(self) -> Path:
         """The JSON that a finished run leaves."""
         return self.folder / "result.json"
+
+    @property
+    def state_path(self) -> Path:
+        """The state after the last lesson, which a finished run leaves."""
+        return _state_path(self, len(self.stream.subjects))
 
     @property
     def sheet_path(self) -> Path:
@@ -145,7 +152,7 @@ def _finish(
         "measured": measure(bench, stream, cells, known, free),
         "settings": {
             "lesson": dict(state.records[-1].settings),
-            "consolidation": run.consolidation.to_json(),
+            "consolidation": run.room.consolidation.to_json(),
             "protocol": bench.protocol.to_json(),
         },
         "versions": versions(),

@@ -1,13 +1,15 @@
 """How each name in the tables goes through a stream.
 
 `<method>` of `methods.METHODS` teaches one task after another, each from the state before;
-`<method>+vera` does the same with VeRA as adapter. What draws a concept is the method's own affair
-(`methods.drawing_state`). What is no method of that table gets an entry in `OTHERS`, and nothing
-else in the measuring needs to know.
+`<method>+vera` does the same with VeRA as adapter, `<method>+<setting>=<value>` with another value
+of a setting (`changes`). What draws a concept is the method's own affair (`methods.drawing_state`).
+What is no method of that table gets an entry in `OTHERS`, and nothing else in the measuring needs
+to know.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +23,11 @@ from ..lesson import LessonSettings, for_adapter
 from ..methods import METHODS, learn_joint, teach
 from ..methods.joint import METHOD as JOINT
 from ..state import LifelongState
+from .changes import Changes, read_changes
 
-VERA = "+vera"
+VERA = "vera"
+BETWEEN = re.compile(r"\+(?!\d)")
+"""The sign between the parts of a name, which is not that of 1e+6."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,14 @@ Lesson = Callable[[Room, Sequence[ConceptTask], LifelongState | None], LifelongS
 class Way:
     """A row of the tables.
 
-    settings: makes its lessons' settings of the usual ones.
+    settings, consolidation: make its own settings of the usual ones.
     at_once: it has one lesson, on all tasks, and is measured after that only.
     """
 
     name: str
     lesson: Lesson
     settings: Callable[[LessonSettings], LessonSettings]
+    consolidation: Callable[[ConsolidationSettings], ConsolidationSettings]
     at_once: bool = False
 
 
@@ -84,22 +90,26 @@ OTHERS: dict[str, Lesson] = {JOINT: all_at_once}
 
 
 def way_named(name: str) -> Way:
-    """The way of a name. Raises InputError that names all methods."""
-    method = name.removesuffix(VERA)
-    settings = _with_vera if name.endswith(VERA) else _as_given
-    if method in OTHERS:
-        return Way(name, OTHERS[method], settings, at_once=method == JOINT)
-    if method not in METHODS:
+    """The way of a name. Raises InputError that names all methods, or all settings."""
+    method, *variations = BETWEEN.split(name)
+    if method not in OTHERS and method not in METHODS:
         raise InputError(
             f"Method {method!r} is unknown; choose from {', '.join([*METHODS, *OTHERS])}, each "
-            f"also with {VERA!r} after it."
+            f"also with '+{VERA}' or '+<setting>=<value>' after it."
         )
-    return Way(name, one_after_another(method), settings)
+    vera = VERA in variations
+    changes = read_changes([text for text in variations if text != VERA])
+    return Way(
+        "+".join([method, *[VERA] * vera, *changes.names]),
+        OTHERS[method] if method in OTHERS else one_after_another(method),
+        lambda settings: _lesson_settings(settings, vera, changes),
+        changes.of_consolidation,
+        at_once=method == JOINT,
+    )
 
 
-def _as_given(settings: LessonSettings) -> LessonSettings:
-    return settings
-
-
-def _with_vera(settings: LessonSettings) -> LessonSettings:
-    return for_adapter(settings, AdapterSpec(kind="vera", targets=settings.adapter.targets))
+def _lesson_settings(settings: LessonSettings, vera: bool, changes: Changes) -> LessonSettings:
+    if vera:
+        adapter = AdapterSpec(kind="vera", targets=settings.adapter.targets)
+        settings = for_adapter(settings, adapter)
+    return changes.of_lesson(settings)

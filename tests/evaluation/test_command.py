@@ -86,6 +86,21 @@ def test_a_folder_of_photos_is_measured_and_reported(
     assert "hard_routing-s1.jpg" in page
 
 
+def test_other_settings_are_rows_of_their_own(tiny: None, photos: Path, tmp_path: Path) -> None:
+    folders = ["--stream", str(photos), "--out", str(tmp_path), "--work", str(tmp_path / "work")]
+    options = ["--methods", "lora", "--threads", "1", "--device", "cpu"]
+    assert main(["bench", "run", *folders, *options]) == 0
+    changes = ["--set", "learning_rate=0.02", "--set", "consolidation.delta=2"]
+    assert main(["bench", "run", *folders, *options, *changes]) == 0
+    table = read_json(tmp_path / "pets.json")
+    name = "lora+learning_rate=0.02+consolidation.delta=2"
+    assert list(table["summary"]["methods"]) == ["lora", name]
+    assert f"--methods lora,{name}" in table["command"]
+    usual, other = (run["settings"] for run in table["runs"])
+    assert usual["lesson"]["learning_rate"] != other["lesson"]["learning_rate"] == 0.02
+    assert usual["consolidation"]["delta"] != other["consolidation"]["delta"] == 2.0
+
+
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
@@ -93,6 +108,7 @@ def test_a_folder_of_photos_is_measured_and_reported(
         ("--methods", " , ", "is empty"),
         ("--stream-seed", "two", "no numbers"),
         ("--stream", "toys7", "toys5"),
+        ("--set", "ewc_wait=1", "no setting 'ewc_wait'"),
     ],
 )
 def test_wrong_options_are_told_before_any_work(
