@@ -17,9 +17,10 @@ from ..state import LifelongState, save_state
 from ..training import ProgressCallback, Session
 from ..training.lesson import Lesson, finished_state, prepare_lesson, run_lesson, unfinished_state
 from ..training.precision import check_precision
-from .table import METHODS
+from .records import check_follows
+from .table import METHODS, Records
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised when a change of code changes what a lesson learns: finished lessons then count anew."""
 
 
@@ -50,6 +51,7 @@ def learn(
     unchanged in every case, also when `on_progress` cancels.
     """
     settings = lesson_settings(backbone, state, method, settings)
+    check_follows(state, method)
     check_lesson(backbone, task, state, settings, preview_every)
     key = lesson_key(backbone, task, state, method, settings)
     finished = workspace / "lessons" / f"{key}.lifelong.safetensors" if workspace else None
@@ -79,6 +81,9 @@ def learn(
         path = workspace / "broken_off" / f"{task.token}-{key[:8]}.lifelong.safetensors"
         raise TrainingError(f"{error} {_rescue(lesson, method, path)}") from error
     learned = finished_state(lesson, method, result)
+    if chosen.records is not Records.WHOLE:
+        # What draws comes from the records, which round it; one adapter has one set of bits.
+        learned = replace(learned, adapter=learned.records[-1].adapter)
     if finished is not None:
         save_state(learned, finished)
     if session is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 from ..consolidation import Phase
 from ..consolidation.constrained import ConstrainedMerge
@@ -40,6 +41,14 @@ from .parts import (
 )
 
 
+class Records(Enum):
+    """What the adapter that a lesson leaves in its record holds."""
+
+    WHOLE = "all concepts up to then"
+    OWN = "its own concept, learned as if there were no other"
+    ADDED = "its own concept, learned on top of all adapters before"
+
+
 @dataclass(frozen=True)
 class Method:
     """A method of lifelong learning.
@@ -50,6 +59,7 @@ class Method:
     settings: what the method fixes, whatever is asked for; a second time changes nothing more.
     draw_with: a state and a prompt -> the state whose adapter draws it, with all concepts; only
         for drawing and exporting where it is another one. See `drawing_state`.
+    records: what lessons put into their records, as `start` has it; see `check_follows`.
     """
 
     title: str
@@ -59,6 +69,13 @@ class Method:
     after: tuple[Phase, ...] = ()
     settings: Callable[[LessonSettings], LessonSettings] = as_given
     draw_with: Callable[[LifelongState, str], LifelongState] = as_it_is
+    records: Records = Records.WHOLE
+
+    @property
+    def needs_records(self) -> bool:
+        """Whether it uses the adapters of earlier lessons, to draw with or as teachers."""
+        distils = any(isinstance(phase, DistillPhase) for phase in self.after)
+        return distils or self.records is not Records.WHOLE
 
 
 METHODS: dict[str, Method] = {
@@ -89,6 +106,7 @@ METHODS: dict[str, Method] = {
         terms=(denoise_concept, preserve_prior),
         after=(ConstrainedMerge(),),
         settings=custom_diffusion_settings,
+        records=Records.OWN,
     ),
     "textual_inversion": Method(
         title="Textual Inversion",
@@ -109,6 +127,7 @@ METHODS: dict[str, Method] = {
         start=stack_adapter,
         terms=(denoise_concept, preserve_prior, leave_changed_weights),
         draw_with=draw_stacked,
+        records=Records.ADDED,
     ),
     "ewc": Method(
         title="EWC",
@@ -166,6 +185,7 @@ METHODS: dict[str, Method] = {
         start=start_afresh,
         terms=(denoise_concept, preserve_prior),
         draw_with=draw_merged,
+        records=Records.OWN,
     ),
     "hard_routing": Method(
         title="Hard routing by token (upper bound)",
@@ -173,6 +193,7 @@ METHODS: dict[str, Method] = {
         start=start_afresh,
         terms=(denoise_concept, preserve_prior),
         draw_with=route,
+        records=Records.OWN,
     ),
 }
 

@@ -37,8 +37,8 @@ def task() -> ConceptTask:
     return make_task("my_new", "dog", [picture], size=32)
 
 
-def after(backbone: Backbone, lessons: int) -> LifelongState:
-    """A state of lessons with random adapters."""
+def after(backbone: Backbone, lessons: int, method: str = "lora") -> LifelongState:
+    """A state of lessons of `method` with random adapters."""
     records = []
     for number in range(lessons):
         weights = {
@@ -46,7 +46,7 @@ def after(backbone: Backbone, lessons: int) -> LifelongState:
             for key, value in build_adapter(SPEC, backbone, seed=0).state().items()
         }
         concept = Concept(f"my_{number}", "cat", backbone.text.noun_vector("cat"))
-        records.append(TaskRecord(concept, str(number), weights, {}, {}))
+        records.append(TaskRecord(concept, str(number), weights, {"method": method}, {}))
     return LifelongState("demo", backbone.fingerprint, SPEC, weights, tuple(records))
 
 
@@ -127,7 +127,7 @@ def test_a_lesson_looks_back_only_if_there_is_something(
 ) -> None:
     first = learn(backbone, task(), method=method, settings=SETTINGS)
     assert set(first.records[-1].metrics["terms"]) == {"denoising"}
-    known = after(backbone, 2)
+    known = after(backbone, 2, method)
     second = learn(backbone, task(), state=known, method=method, settings=SETTINGS)
     assert set(second.records[-1].metrics["terms"]) == {"denoising", term}
     rank = drawing_state(second, "a photo").adapter_spec.rank

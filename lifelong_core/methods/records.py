@@ -1,0 +1,31 @@
+"""What the adapters in a state's records are, and so which method can go on after which."""
+
+from __future__ import annotations
+
+from ..errors import StateError
+from ..state import LifelongState
+from .table import METHODS, Records
+
+
+def check_follows(state: LifelongState | None, method: str) -> None:
+    """Raise StateError unless a lesson of `method` can follow all lessons of `state`.
+
+    It can where both put the same into their records. Otherwise the lesson would drop what earlier
+    ones learned, or what is drawn would have it several times, and nothing would show it.
+    """
+    wanted = METHODS[method].records
+    for record in state.records if state is not None else ():
+        before = str(record.settings.get("method", ""))
+        found = METHODS[before].records if before in METHODS else Records.WHOLE
+        if found is not wanted:
+            known = f"method {before!r}" if before else "an unnamed method"
+            raise StateError(
+                f"The adapter of the lesson on {record.concept.token!r}, learned with {known}, "
+                f"holds {found.value}; method {method!r} goes on from adapters that each hold "
+                f"{wanted.value}. Choose {_alike(found)}, or begin a new state."
+            )
+
+
+def _alike(records: Records) -> str:
+    *others, last = [repr(name) for name, method in METHODS.items() if method.records is records]
+    return f"{', '.join(others)} or {last}" if others else last
