@@ -51,6 +51,9 @@ class Bench:
 class Reference:
     """Cells of the last row's prompts, per concept from 1. base: the base model given the plain
     noun. alone: a LoRA trained on this concept only. free: the base model's concept-free pictures.
+
+    The lone LoRA is that of `lora`'s first lesson in the precision in which states keep it, bit for
+    bit what hard routing draws.
     """
 
     base: dict[int, Cell]
@@ -61,7 +64,7 @@ class Reference:
 def reference(bench: Bench, stream: Stream, room: Room, concepts: tuple[int, ...]) -> Reference:
     """Draw, or take from disk, what `concepts` of the stream are compared to."""
     folder = bench.folder(stream, "reference", room.settings.to_json(), methods.CODE_VERSION)
-    alone = one_after_another("lora")
+    alone = one_after_another("hard_routing")
     shown = bench.protocol.pictures
 
     def cell(name: str, alone_of: int | None, concept: int, prompts: tuple[str, ...]) -> Cell:

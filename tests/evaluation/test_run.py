@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from lifelong_core.evaluation.run import Run, run_stream
 from lifelong_core.evaluation.stream import Stream, Subject
 from lifelong_core.evaluation.values import VALUES
 from lifelong_core.evaluation.ways import way_named
-from lifelong_core.files import read_json
+from lifelong_core.files import load_tensors, read_json
 from lifelong_core.lesson import LessonSettings
-from lifelong_core.methods import METHODS
+from lifelong_core.methods import METHODS, drawing_state, learn
 
 SETTINGS = LessonSettings(
     steps=2, batch_size=1, prior_batch_size=1, prior_count=0, adapter=AdapterSpec(rank=2)
@@ -150,13 +151,39 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     assert all(path.stat().st_mtime_ns == time for path, time in cells.items())
 
 
-def test_hard_routing_draws_what_each_lora_alone_draws(backbone: Backbone, done: Run) -> None:
-    """Up to the half precision in which a state keeps each lesson's adapter."""
+def test_hard_routing_draws_bit_for_bit_what_each_lora_alone_draws(
+    backbone: Backbone, done: Run
+) -> None:
     routed = new_run(backbone, done.bench.work, "hard_routing")
     measured = run_stream(routed)["measured"]["colours"]
     for one in measured["final"]:
-        assert one["ia"] == pytest.approx(one["ia_alone"], abs=1e-5)
+        assert one["ia"] == one["ia_alone"]
+    [alone] = {path.parent for path in done.bench.work.glob("*/reference-*/alone_1.safetensors")}
+    for concept in (1, 2):
+        cells = (routed.folder / f"cell_2_{concept}", alone / f"alone_{concept}")
+        drawn, expected = (load_tensors(cell.with_suffix(".safetensors"))[0] for cell in cells)
+        assert torch.equal(drawn["colours"], expected["colours"])
+        base, _ = load_tensors(alone / f"base_{concept}.safetensors")
+        assert not torch.equal(drawn["colours"], base["colours"])
     assert measured["drift"]["kid"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_pictures_of_the_bench_are_those_of_the_single_adapter(backbone: Backbone) -> None:
+    """Pixel by pixel, whether the lone lesson's state is drawn as it is or routed."""
+    tasks = [subject.task for subject in stream().subjects]
+    both = None
+    for task in tasks:
+        both = learn(backbone, task, state=both, method="hard_routing", settings=SETTINGS)
+    assert both is not None
+    for task in tasks:
+        alone = learn(backbone, task, method="hard_routing", settings=SETTINGS)
+        lora = learn(backbone, task, method="lora", settings=SETTINGS)
+        prompt = f"a photo of {task.phrase}"
+        pictures = drawing.Pictures((prompt,), seed=1, steps=1)
+        routed = drawing.draw(backbone, drawing_state(both, prompt), pictures)
+        kept = replace(lora, adapter=lora.records[0].adapter)
+        for single in (alone, drawing_state(alone, prompt), kept):
+            assert torch.equal(drawing.draw(backbone, single, pictures), routed)
 
 
 def test_joint_training_is_measured_at_the_end_only(backbone: Backbone, done: Run) -> None:
