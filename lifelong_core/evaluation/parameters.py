@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
+from ..adapters import low_rank_factors
+from ..adapters.distance import change_norm
 from ..backbone import Backbone
+from ..methods import METHODS
+from ..sharing.naming import layers
 from ..state import LifelongState
 
 
@@ -25,17 +30,31 @@ def trained_percent(backbone: Backbone, state: LifelongState) -> float:
 
 
 def stored_percent(backbone: Backbone, state: LifelongState) -> float:
-    """100 · (numbers that a saved state holds) / (parameters of the UNet).
+    """100 · (numbers that the newest lesson's method needs to go on and to draw all concepts) /
+    (parameters of the UNet).
 
-    The adapter, the weights kept of every lesson (the teachers), tokens, and whatever a method
-    carries along; a state keeps teachers for every method.
+    The tokens, what methods carry along (the Fisher), and the adapter, unless it changes nothing
+    as with Textual Inversion. The adapters of single lessons only where the method uses them, as
+    teachers (DSC) or to draw with (C-LoRA, merging, routing); the newest one only where it differs
+    from the state's. A saved state may hold more: it keeps them for whatever method comes next.
     """
-    count = _numbers(state.adapter.values())
-    for record in state.records:
-        count += _numbers(record.adapter.values()) + _numbers(record.concept.vectors.values())
-    for group in state.extras.values():
-        count += _numbers(group.values())
+    count = sum(_numbers(concept.vectors.values()) for concept in state.concepts)
+    count += sum(_numbers(group.values()) for group in state.extras.values())
+    for adapter in _needed(state):
+        if change_norm(low_rank_factors(state.adapter_spec, adapter, layers(state.family))):
+            count += _numbers(adapter.values())
     return 100.0 * count / _unet(backbone)
+
+
+def _needed(state: LifelongState) -> list[Mapping[str, Tensor]]:
+    """The adapters that the newest lesson's method goes on from and draws with."""
+    method = METHODS.get(str(state.records[-1].settings.get("method")))
+    if method is None or not method.needs_records:
+        return [state.adapter]
+    *earlier, newest = (record.adapter for record in state.records)
+    if all(torch.equal(value, state.adapter[key].to(value)) for key, value in newest.items()):
+        return [*earlier, state.adapter]
+    return [*earlier, newest, state.adapter]
 
 
 def _unet(backbone: Backbone) -> int:

@@ -25,7 +25,7 @@ from .sheet import write_sheet
 from .stream import Stream
 from .ways import Room, Way
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised when a change of code changes results: finished runs then count anew."""
 
 logger = logging.getLogger(__name__)
