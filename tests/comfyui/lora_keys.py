@@ -1,7 +1,7 @@
 """Runs inside ComfyUI's own process: what its LoRA and embedding loaders find in our files.
 
 python lora_keys.py COMFYUI PACK WORK: reads WORK/shapes.json (family -> UNet key -> shape),
-WORK/widths.json (family -> text encoder -> width), WORK/<family>*.safetensors and
+WORK/widths.json (family -> text encoder -> width), WORK/<family>_*.safetensors and
 WORK/embeddings/<family>; writes WORK/report.json, what the demo's layers get added, and the
 embedding of each text encoder.
 """
@@ -66,7 +66,7 @@ def main() -> None:
     report = {}
     for family, shapes in json.loads((WORK / "shapes.json").read_text(encoding="utf-8")).items():
         names, weights = key_map(shapes | ({marker: [1]} if family == "demo" else {}))
-        for path in sorted(WORK.glob(f"{family}*.safetensors")):
+        for path in sorted(WORK.glob(f"{family}_*.safetensors")):
             warnings = Warnings()
             logging.getLogger().addHandler(warnings)
             patches = comfy.lora.load_lora(comfy.utils.load_torch_file(str(path)), names)

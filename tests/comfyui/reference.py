@@ -1,7 +1,7 @@
 """Runs inside ComfyUI's own process: what ComfyUI computes from a demo checkpoint.
 
 python reference.py COMFYUI PACK WORK: reads WORK/{model.safetensors, inputs.safetensors,
-prompts.json} and WORK/embeddings, writes WORK/outputs.safetensors.
+prompts.json}, WORK/embeddings and WORK/loras, writes WORK/outputs.safetensors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 
+import comfy.model_management  # noqa: E402
 import comfy.sd  # noqa: E402
+import comfy.utils  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
@@ -55,6 +57,18 @@ def main() -> None:
     )
     outputs["images"] = vae.decode(model.model.process_latent_out(inputs["latents"]))
     outputs["encoded"] = model.model.process_latent_in(vae.encode(inputs["images"]))
+    for path in sorted((WORK / "loras").glob("*.safetensors")):
+        lora = comfy.utils.load_torch_file(str(path))
+        taught, reader = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
+        context = reader.encode_from_tokens(reader.tokenize(prompts[0]))
+        comfy.model_management.load_models_gpu([taught], force_full_load=True)
+        outputs[f"context.{path.stem}"] = context
+        outputs[f"unet.{path.stem}"] = taught.model.diffusion_model(
+            inputs["latents"],
+            inputs["timesteps"],
+            context=context.expand(len(inputs["latents"]), -1, -1),
+            transformer_options={},
+        )
     plain = {key: value.detach().float().contiguous().clone() for key, value in outputs.items()}
     save_file(plain, WORK / "outputs.safetensors")
 

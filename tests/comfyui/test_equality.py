@@ -12,8 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lifelong_core.adapters import AdapterSpec, build_adapter
+from lifelong_core.adapters.frozen import frozen_adapter
+from lifelong_core.adapters.spec import TARGETS
 from lifelong_core.backbone import Backbone, random_backbone, save_single_file
+from lifelong_core.files import save_tensors
 from lifelong_core.seeding import generator
+from lifelong_core.sharing import lora_state_dict
+from lifelong_core.state import LifelongState
 
 BAR = 1e-4
 PACK = Path(__file__).resolve().parents[2]
@@ -27,9 +33,31 @@ PROMPTS = [
 ]
 
 
+SPECS = {
+    "lora": AdapterSpec(rank=4, targets=TARGETS, text_encoder=True),
+    "vera": AdapterSpec("vera", rank=64, targets=TARGETS, text_encoder=True),
+    "key_value": AdapterSpec("key_value"),
+}
+
+
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
     return random_backbone("demo", seed=3)
+
+
+@pytest.fixture(scope="module")
+def adapters(backbone: Backbone) -> dict[str, dict[str, Tensor]]:
+    """Weights for each of `SPECS`."""
+    found = {}
+    for kind, spec in SPECS.items():
+        shapes = {
+            key: value.shape for key, value in build_adapter(spec, backbone, seed=0).state().items()
+        }
+        found[kind] = {
+            key: torch.randn(shape, generator=generator(6, key)) * 0.1
+            for key, shape in shapes.items()
+        }
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +75,7 @@ def given(backbone: Backbone) -> dict[str, Tensor]:
 def reference(
     backbone: Backbone,
     given: dict[str, Tensor],
+    adapters: dict[str, dict[str, Tensor]],
     comfyui_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Tensor]:
@@ -57,6 +86,9 @@ def reference(
     (work / "prompts.json").write_text(json.dumps(PROMPTS), encoding="utf-8")
     (work / "embeddings").mkdir()
     save_file({"emb_params": given["rex"]}, work / "embeddings" / "rex.safetensors")
+    for kind, weights in adapters.items():
+        state = LifelongState("demo", backbone.fingerprint, SPECS[kind], weights)
+        save_tensors(work / "loras" / f"{kind}.safetensors", lora_state_dict(state))
     script = Path(__file__).with_name("reference.py")
     command = [sys.executable, str(script), str(comfyui_path), str(PACK), str(work)]
     finished = subprocess.run(
@@ -89,6 +121,25 @@ def test_unet_and_noise_schedule_are_equal(
     assert relative_error(output, reference["unet"]) < BAR
     x0 = backbone.schedule.x0_from_output(output, latents, timesteps)
     assert relative_error(x0, reference["x0"]) < BAR
+
+
+@pytest.mark.parametrize("kind", SPECS)
+@torch.no_grad()
+def test_every_kind_of_adapter_answers_the_same_from_the_stock_loader(
+    kind: str,
+    backbone: Backbone,
+    given: dict[str, Tensor],
+    adapters: dict[str, dict[str, Tensor]],
+    reference: dict[str, Tensor],
+) -> None:
+    latents, timesteps = given["latents"], given["timesteps"].long()
+    adapter = frozen_adapter(SPECS[kind], backbone, adapters[kind])
+    with adapter.attached(backbone):
+        conditioning = backbone.text.encode([PROMPTS[0]] * len(latents))
+        output = backbone.predict(latents, timesteps, conditioning)
+    assert relative_error(conditioning.context[:1], reference[f"context.{kind}"]) < BAR
+    assert relative_error(output, reference[f"unet.{kind}"]) < BAR
+    assert relative_error(reference["unet"], reference[f"unet.{kind}"]) > 100 * BAR
 
 
 def test_vae_is_equal(

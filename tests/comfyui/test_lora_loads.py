@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from lifelong_core.adapters.spec import AdapterSpec
+from lifelong_core.adapters import AdapterSpec
+from lifelong_core.adapters.frozen import frozen_adapter
+from lifelong_core.adapters.spec import KEY_VALUE, TARGETS
+from lifelong_core.backbone import random_backbone
 from lifelong_core.backbone.families import FAMILIES
 from lifelong_core.backbone.keys import unet_diffusers_to_ldm
 from lifelong_core.backbone.modules import unet_shapes
@@ -24,22 +27,44 @@ from lifelong_core.state import LifelongState, TaskRecord
 
 SCRIPT = Path(__file__).with_name("lora_keys.py")
 PACK = Path(__file__).parents[2]
-ALL = tuple(f"attn{number}.to_{part}" for number in (1, 2) for part in ("q", "k", "v", "out.0"))
-SPEC = AdapterSpec(rank=2, alpha=3.0, targets=ALL, text_encoder=True)
+SPECS = {
+    "lora": AdapterSpec(rank=2, alpha=3.0, targets=TARGETS, text_encoder=True),
+    "vera": AdapterSpec("vera", rank=2, targets=TARGETS, text_encoder=True),
+    "key_value": AdapterSpec("key_value"),
+}
+PLACES = [(family, kind) for family in FAMILIES for kind in SPECS]
 
 
-def state_of(family: str) -> LifelongState:
-    adapter = {}
-    for layer, (out, width) in layers(family).items():
+def layers_of(family: str, kind: str) -> list[str]:
+    """The layers that a state of this test changes.
+
+    All that its kind can; of whole matrices in large models the first and the last ones, because
+    all of SDXL's fill gigabytes.
+    """
+    if kind != "key_value":
+        return list(layers(family))
+    found = [layer for layer in layers(family) if layer.endswith(KEY_VALUE)]
+    return found if family == "demo" else [*found[:2], *found[-2:]]
+
+
+def state_of(family: str, kind: str) -> LifelongState:
+    spec, adapter = SPECS[kind], {}
+    for layer in layers_of(family, kind):
+        out, width = layers(family)[layer]
+        shapes: dict[str, dict[str, tuple[int, ...]]] = {
+            "lora": {"down": (spec.rank, width), "up": (out, spec.rank)},
+            "vera": {"d": (spec.rank,), "b": (out,)},
+            "key_value": {"delta": (out, width)},
+        }
         random = generator(0, layer)
-        adapter[f"{layer}.down"] = torch.randn(SPEC.rank, width, generator=random)
-        adapter[f"{layer}.up"] = torch.randn(out, SPEC.rank, generator=random)
+        for part, shape in shapes[kind].items():
+            adapter[f"{layer}.{part}"] = torch.randn(shape, generator=random)
     vectors = {
         config.key: torch.randn(2, config.width, generator=generator(0, config.key))
         for config in FAMILIES[family].text
     }
     record = TaskRecord(Concept("sks-1", "dog", vectors), "", {}, {}, {})
-    return LifelongState(family, f"{family}-test", SPEC, adapter, (record,))
+    return LifelongState(family, f"{family}-test", spec, adapter, (record,))
 
 
 def comfy_key(layer: str, family: str) -> str:
@@ -52,23 +77,25 @@ def comfy_key(layer: str, family: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def states() -> dict[str, LifelongState]:
-    return {family: state_of(family) for family in FAMILIES}
+def states() -> dict[tuple[str, str], LifelongState]:
+    return {place: state_of(*place) for place in PLACES}
 
 
 @pytest.fixture(scope="module")
 def loaded(
-    states: dict[str, LifelongState], comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory
+    states: dict[tuple[str, str], LifelongState],
+    comfyui_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, dict[str, Any]]:
     """The folder with the files, and the report of ComfyUI's process about each."""
     work = tmp_path_factory.mktemp("lora")
-    for family, state in states.items():
-        for name, options in ((family, {}), (f"{family}_bundled", {"bundle": True})):
+    for (family, kind), state in states.items():
+        for bundle in (False, True) if kind == "lora" else (False,):
             files = export_lora(
-                state, work, work / "embeddings" / family, name,
-                info=ExportInfo("epsilon"), **options,
+                state, work, work / "embeddings" / family, kind,
+                info=ExportInfo("epsilon"), bundle=bundle,
             )  # fmt: skip
-            files.lora.rename(work / f"{name}.safetensors")
+            files.lora.rename(work / f"{family}_{kind}{'_bundled' * bundle}.safetensors")
     shapes = {family: unet_shapes_in_original_names(family) for family in FAMILIES}
     write_json(work / "shapes.json", shapes)
     widths = {
@@ -93,14 +120,15 @@ def unet_shapes_in_original_names(family: str) -> dict[str, list[int]]:
     return {names[key]: list(shape) for key, shape in unet_shapes(family).items()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "kind"), PLACES)
 def test_every_layer_is_loaded_onto_its_weight(
-    loaded: tuple[Path, dict[str, Any]], family: str
+    loaded: tuple[Path, dict[str, Any]], family: str, kind: str
 ) -> None:
-    report = loaded[1][f"{family}.safetensors"]
+    report = loaded[1][f"{family}_{kind}.safetensors"]
     assert report["warnings"] == [], "ComfyUI does not know something in the file"
-    expected = {comfy_key(layer, family) for layer in layers(family)}
-    assert report["patched"].keys() == expected and len(expected) == len(layers(family))
+    changed = layers_of(family, kind)
+    expected = {comfy_key(layer, family) for layer in changed}
+    assert report["patched"].keys() == expected and len(expected) == len(changed) > 0
     assert all(report["patched"].values()), "a change of another shape than its weight"
 
 
@@ -108,29 +136,36 @@ def test_every_layer_is_loaded_onto_its_weight(
 def test_only_bundled_tokens_are_passed_over(
     loaded: tuple[Path, dict[str, Any]], family: str
 ) -> None:
-    report = loaded[1][f"{family}_bundled.safetensors"]
-    assert report["patched"] == loaded[1][f"{family}.safetensors"]["patched"]
+    report = loaded[1][f"{family}_lora_bundled.safetensors"]
+    assert report["patched"] == loaded[1][f"{family}_lora.safetensors"]["patched"]
     parts = ("clip_g", "clip_l") if family == "sdxl" else ("string_to_param.*",)
     assert sorted(report["warnings"]) == [
         f"lora key not loaded: bundle_emb.sks-1.{part}" for part in parts
     ]
 
 
+@pytest.mark.parametrize("kind", SPECS)
 def test_weights_change_by_the_same(
-    loaded: tuple[Path, dict[str, Any]], states: dict[str, LifelongState]
+    loaded: tuple[Path, dict[str, Any]],
+    states: dict[tuple[str, str], LifelongState],
+    kind: str,
 ) -> None:
-    added, _ = load_tensors(loaded[0] / "added.demo.safetensors")
-    adapter = states["demo"].adapter
-    for layer in layers("demo"):
-        ours = SPEC.scale * (adapter[f"{layer}.up"] @ adapter[f"{layer}.down"])
-        assert torch.allclose(added[comfy_key(layer, "demo")], ours, atol=1e-5)
+    added, _ = load_tensors(loaded[0] / f"added.demo_{kind}.safetensors")
+    adapter = frozen_adapter(SPECS[kind], random_backbone("demo"), states["demo", kind].adapter)
+    deltas = adapter.deltas()
+    assert len(deltas) == len(added)
+    for layer, delta in deltas.items():
+        assert float(delta.abs().max()) > 1e-2
+        assert torch.allclose(added[comfy_key(layer, "demo")], delta, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_embeddings_are_read_for_each_text_encoder(
-    loaded: tuple[Path, dict[str, Any]], states: dict[str, LifelongState], family: str
+    loaded: tuple[Path, dict[str, Any]],
+    states: dict[tuple[str, str], LifelongState],
+    family: str,
 ) -> None:
     read, _ = load_tensors(loaded[0] / f"embeddings.{family}.safetensors")
-    vectors = states[family].concepts[0].vectors
+    vectors = states[family, "lora"].concepts[0].vectors
     assert read.keys() == vectors.keys()
     assert all(torch.equal(read[encoder], vectors[encoder]) for encoder in read)
