@@ -40,20 +40,10 @@ lesson once. What follows a lesson is the matter of the next node."""
 
 
 def usual_settings(family: str, state: LifelongState | None, method: str) -> LessonSettings:
-    """The family's settings for the state's adapter, with what `method` fixes.
-
-    Raises InputError for a state whose last lesson's model is put together in another way: the
-    lesson would drop what the state's earlier lessons have learned.
-    """
+    """The family's settings for the state's adapter, with what `method` fixes."""
     usual = defaults_for(family)
     if state is not None:
         usual = for_adapter(usual, state.adapter_spec)
-        before = str(state.records[-1].settings.get("method", method)) if state.records else method
-        if before in METHODS and METHODS[before].draw_with is not METHODS[method].draw_with:
-            raise InputError(
-                f"This state was learned with method {before!r}, which keeps its concepts in "
-                f"another way than {method!r}. Choose {before!r}, or begin a new state."
-            )
     return METHODS[method].settings(usual)
 
 

@@ -17,7 +17,7 @@ from .pictures import to_pil
 
 POINTS = 200
 GAP, MARGIN, HEAD = 8, 190, 34
-COLUMNS = {"plain": "base model, plain noun", "then": "after its lesson", "now": "now"}
+COLUMNS = {"plain": "plain noun", "then": "after its lesson", "now": "now"}
 
 
 def plots(
