@@ -45,7 +45,7 @@ class Recorder:
 
     def write(
         self,
-        summary: Mapping[str, float | int | str],
+        summary: Mapping[str, Any],
         runs: Sequence[Mapping[str, Any]],
         pictures: Mapping[str, Image.Image] | None = None,
     ) -> Path:
