@@ -12,20 +12,24 @@ from .mmd import kid
 
 @dataclass(frozen=True)
 class Drift:
-    """ta, ta_base: mean TA of concept-free prompts after learning, and of the base model.
+    """ta, ta_base: mean TA of concept-free prompts after learning, and of the base model, if known.
     kid: KID between the two models' pictures of the same prompts and noise; 0 without any drift.
     """
 
-    ta: float
-    ta_base: float
+    ta: float | None
+    ta_base: float | None
     kid: float
 
 
-def base_drift(learned: Tensor, base: Tensor, texts: Tensor) -> Drift:
+def base_drift(learned: Tensor, base: Tensor, texts: Tensor | None) -> Drift:
     """All [P, D]: features of both models' pictures, row by row from the same noise and prompt,
-    and of the prompts."""
+    and of the prompts unless the network reads none."""
+    ta, ta_base = (
+        None if texts is None else float(own_alignment(rows, texts).mean())
+        for rows in (learned, base)
+    )
     return Drift(
-        ta=float(own_alignment(learned, texts).mean()),
-        ta_base=float(own_alignment(base, texts).mean()),
+        ta=ta,
+        ta_base=ta_base,
         kid=kid(learned, base, paired=True),
     )

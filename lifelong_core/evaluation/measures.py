@@ -75,11 +75,11 @@ class _Measuring:
 
     def _numbers(self, concept: int, rows: Tensor) -> dict[str, Any]:
         subject, real = self.stream.subjects[concept - 1], self.real[concept - 1]
-        texts = self._texts(subject.prompts, concept, last=True)[: len(rows)]
+        texts = self._texts(subject.prompts, concept, last=True)
         return {
             "concept": concept,
             "ia": self._ia(concept, rows),
-            "ta": float(own_alignment(rows, texts).mean()),
+            "ta": None if texts is None else float(own_alignment(rows, texts[: len(rows)]).mean()),
             "mmd": mmd(rows, real),
             "kid": kid(rows, real),
         }
@@ -87,8 +87,10 @@ class _Measuring:
     def _ia(self, concept: int, rows: Tensor) -> float:
         return float(pairwise_alignment(rows, self.real[concept - 1]).mean())
 
-    def _texts(self, prompts: Sequence[str], concept: int, *, last: bool) -> Tensor:
-        """[P, D]: the text of every picture of a cell."""
+    def _texts(self, prompts: Sequence[str], concept: int, *, last: bool) -> Tensor | None:
+        """[P, D]: the text of every picture of a cell; None where the network reads no texts."""
+        if self.extractor.texts is None:
+            return None
         pictures = pictures_of(
             prompts, self.bench.protocol, last=last, seed=self.stream.seed, concept=concept
         )

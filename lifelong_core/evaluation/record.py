@@ -15,7 +15,7 @@ import torch
 
 from ..files import write_json
 
-PACKAGES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch")
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "timm")
 
 
 def write_record(

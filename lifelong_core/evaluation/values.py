@@ -14,9 +14,11 @@ PerConcept = dict[int, float]
 
 
 def matrix(result: Result, extractor: str, name: str) -> Matrix:
-    """R[i, j] of "ia", "ta", "mmd" or "kid"."""
+    """R[i, j] of "ia", "ta", "mmd" or "kid"; no "ta" where the extractor reads no texts."""
     cells = result["measured"][extractor]["cells"]
-    return {(cell["after"], cell["concept"]): cell[name] for cell in cells}
+    return {
+        (cell["after"], cell["concept"]): cell[name] for cell in cells if cell[name] is not None
+    }
 
 
 def _final(name: str) -> Callable[[Result, str], PerConcept]:

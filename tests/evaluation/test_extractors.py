@@ -7,6 +7,7 @@ from pathlib import Path
 
 import open_clip
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -47,6 +48,62 @@ def test_an_open_clip_model_is_read_from_its_file(tiny: tuple[str, Path]) -> Non
     assert torch.allclose(features.norm(dim=1), torch.tensor(4.0))
     named, plain = first.texts(["a photo of a embedding:x dog", "a photo of a dog"])
     assert torch.allclose(named, plain)
+
+
+DINO, INCEPTION = "vit_small_patch16_224.dino", "inception_v3.tv_in1k"
+
+
+@pytest.fixture(scope="module", params=[DINO, INCEPTION])
+def network(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, torch.nn.Module]:
+    """A network of timm with random weights and their file, as the publishers' files have them:
+    DINO's without a head, Inception's with one and with what only training needs."""
+    with torch.random.fork_rng(devices=[]):
+        model = timm.create_model(request.param).eval()
+    weights = dict(model.state_dict())
+    if request.param == INCEPTION:
+        weights["AuxLogits.conv0.conv.weight"] = torch.ones(128, 768, 1, 1)
+    path = tmp_path_factory.mktemp("timm") / "weights.pth"
+    torch.save(weights, path)
+    return request.param, path, model
+
+
+def test_dino_and_inception_are_read_from_their_files(
+    network: tuple[str, Path, torch.nn.Module],
+) -> None:
+    name, path, model = network
+    before = torch.random.get_rng_state()
+    found = extractor_named(f"{name}={path}")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert found.name == f"timm {name}" and found.texts is None
+    size = 299 if name == INCEPTION else 224
+    pictures = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    features = found.images(pictures)
+    mean, spread = (torch.tensor(model.pretrained_cfg[key]) for key in ("mean", "std"))
+    normalised = (pictures - mean.view(3, 1, 1)) / spread.view(3, 1, 1)
+    with torch.no_grad():
+        expected = model.forward_head(model.forward_features(normalised), pre_logits=True)
+    assert features.shape == (2, 2048 if name == INCEPTION else 384)
+    if name == DINO:  # The class token, of length √D.
+        expected = torch.nn.functional.normalize(expected, dim=-1) * 384**0.5
+    torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_of_another_network_are_refused(
+    network: tuple[str, Path, torch.nn.Module], tmp_path: Path
+) -> None:
+    name, path, _ = network
+    weights = torch.load(path, weights_only=True)
+    weights.pop("norm.weight" if name == DINO else "Mixed_7c.branch_pool.bn.weight")
+    torch.save(weights, tmp_path / "cut.pth")
+    with pytest.raises(ModelError, match="cut.pth holds no weights.*1 are missing"):
+        extractor_named(f"{name}={tmp_path / 'cut.pth'}")
+    if name == INCEPTION:
+        weights["fc.weight"] = torch.ones(1008, 2048)
+        torch.save(weights, tmp_path / "fid.pth")
+        with pytest.raises(ModelError, match="another network, with 1008 classes for 1000"):
+            extractor_named(f"{name}={tmp_path / 'fid.pth'}")
 
 
 def test_the_worlds_clip_gives_features_of_length_root_d(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,19 @@ def test_a_run_measures_every_cell_and_leaves_pictures_and_a_result(done: Run) -
     assert states == ["state_2.lifelong.safetensors"]
 
 
+def test_networks_that_read_no_texts_measure_all_but_their_alignment(
+    backbone: Backbone, done: Run
+) -> None:
+    blind = Extractor("blind", colours, None)
+    run = replace(done, bench=replace(done.bench, extractors=(*done.bench.extractors, blind)))
+    result = run_stream(run)
+    assert result["measured"]["blind"]["drift"]["ta"] is None
+    for metric in VALUES:
+        found = VALUES[metric](result, "blind")
+        expected = {} if metric in ("ta", "tfr_ta") else VALUES[metric](result, "colours")
+        assert found == expected, metric
+
+
 def test_a_finished_run_is_not_run_again(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "drawn_cell", None)
     assert run_stream(done) == read_json(done.result_path)
