@@ -84,28 +84,37 @@ def _folded_upsample(module: Upsample2D) -> Callable[..., Tensor]:
     Of the nine doubled pixels that an output pixel sees only four differ, so weights on equal
     pixels are summed beforehand: 4 instead of 9 products per output pixel and channel.
     """
-    weight, bias = module.conv.weight, module.conv.bias
-    parities = [(row, column) for row in (0, 1) for column in (0, 1)]
-    kernels = torch.stack([_fold(_fold(weight, 2, r), 3, c) for r, c in parities], dim=1)
-    kernels, biases = kernels.flatten(0, 1).contiguous(), bias.repeat_interleave(4)
-    channels = weight.shape[0]
+    kernels, bias = fold_kernels(module.conv.weight), module.conv.bias
 
     def forward(x: Tensor, output_size: object = None, *args: object, **kwargs: object) -> Tensor:
         if output_size is not None or not computes_in_fp32(x):
             return base_forward(module, x, output_size, *args, **kwargs)
-        batch, _, height, width = x.shape
-        # Every 2x2 window, also those half outside: [batch, channels, row parity, column parity].
-        windows = F.conv2d(x, kernels, biases, padding=1)
-        windows = windows.view(batch, channels, 2, 2, height + 1, width + 1)
-        rows = [
-            torch.stack(
-                [windows[:, :, r, c, r : r + height, c : c + width] for c in (0, 1)], dim=-1
-            )
-            for r in (0, 1)
-        ]
-        return torch.stack(rows, dim=3).reshape(batch, channels, 2 * height, 2 * width)
+        return folded_upsample(x, kernels, bias)
 
     return forward
+
+
+def fold_kernels(weight: Tensor) -> Tensor:
+    """3x3 kernels [out, in, 3, 3] for doubled pixels -> 2x2 kernels [4 · out, in, 2, 2] for single
+    ones: per channel those of the output's even and odd rows, each of its even and odd columns.
+    """
+    parities = [(row, column) for row in (0, 1) for column in (0, 1)]
+    kernels = torch.stack([_fold(_fold(weight, 2, r), 3, c) for r, c in parities], dim=1)
+    return kernels.flatten(0, 1).contiguous()
+
+
+def folded_upsample(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
+    """Doubling of x [B, in, h, w] and convolution [B, out, 2h, 2w], by `fold_kernels`."""
+    batch, _, height, width = x.shape
+    channels = len(kernels) // 4
+    # Every 2x2 window, also those half outside: [batch, channels, row parity, column parity].
+    windows = F.conv2d(x, kernels, bias.repeat_interleave(4), padding=1)
+    windows = windows.view(batch, channels, 2, 2, height + 1, width + 1)
+    rows = [
+        torch.stack([windows[:, :, r, c, r : r + height, c : c + width] for c in (0, 1)], dim=-1)
+        for r in (0, 1)
+    ]
+    return torch.stack(rows, dim=3).reshape(batch, channels, 2 * height, 2 * width)
 
 
 def _fold(weight: Tensor, dim: int, parity: int) -> Tensor:
