@@ -7,11 +7,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from ..charts import Point, curves, heatmap
 from ..errors import FileError
 from ..files import atomic_write
 from ..sharing.preview import write_png
 from .forgetting import Matrix
-from .plots import Curve, curves, heatmap
 from .table import read_table
 from .values import Result, matrix
 
@@ -74,7 +76,7 @@ def mean_matrix(runs: Sequence[Result], extractor: str, name: str) -> Matrix:
     return {place: sum(found) / len(found) for place, found in cells.items()}
 
 
-def curve(cells: Matrix) -> Curve:
+def curve(cells: Matrix) -> list[Point]:
     """(i, mean over j of R[i, j]); rows of long streams that hold only the newest concept say
     nothing about those before and are left out."""
     rows: dict[int, list[float]] = {}
@@ -84,16 +86,24 @@ def curve(cells: Matrix) -> Curve:
     return [(after, sum(row) / len(row)) for after, row in whole.items()]
 
 
+def matrix_plot(title: str, cells: Matrix) -> Image.Image:
+    """R[i, j]: a row per lesson that was measured, a column per concept; dark is high."""
+    rows = {after: f"after {after}" for after in sorted({after for after, _ in cells})}
+    columns = {concept: str(concept) for concept in sorted({concept for _, concept in cells})}
+    span = (min(cells.values(), default=0.0), max(cells.values(), default=1.0))
+    return heatmap(title, rows, columns, cells, span=span, form=".3f")
+
+
 def _write_plots(extractor: str, runs: Sequence[Result], folder: Path) -> list[Path]:
     methods = list(dict.fromkeys(run["method"] for run in runs))
     of = {method: [run for run in runs if run["method"] == method] for method in methods}
     written = []
     for name, title in CURVES.items():
         lines = {m: curve(mean_matrix(of[m], extractor, name)) for m in methods}
-        image = curves(lines, f"{title}, mean over concepts and seeds")
+        image = curves(f"{title}, mean over concepts and seeds", "after lesson", lines)
         written.append(write_png(image, folder / f"curve-{name}.png"))
     for method in methods:
-        image = heatmap(mean_matrix(of[method], extractor, "ia"), f"IA, {method}")
+        image = matrix_plot(f"IA, {method}", mean_matrix(of[method], extractor, "ia"))
         written.append(write_png(image, folder / f"matrix-{method}.png"))
     return written
 
