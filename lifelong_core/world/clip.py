@@ -12,6 +12,7 @@ from functools import lru_cache
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from .backgrounds import PHRASES
@@ -68,6 +69,23 @@ def word_ids(text: str) -> list[int]:
     return [START, *ids, END] + [PAD] * (CONTEXT - 2 - len(ids))
 
 
+def read_words(model: CLIP, ids: Tensor, groups: int = 1) -> Tensor:
+    """[B, CONTEXT] numbers of words -> [B, 128] of length one, as `encode_text` reads them.
+
+    What follows the end mark changes nothing and is not read. With several `groups`, texts of like
+    length are read together: captions fill a third of the context, so that it takes a third.
+    """
+    lengths = (ids != PAD).sum(1)
+    order = lengths.argsort()
+    parts = []
+    for rows in order.chunk(groups):
+        longest = int(lengths[rows].max())
+        mask = model.attn_mask[:longest, :longest]
+        shorter = {"positional_embedding": model.positional_embedding[:longest], "attn_mask": mask}
+        parts.append(functional_call(model, shorter, (None, ids[rows, :longest]))[1])
+    return torch.cat(parts)[order.argsort()]
+
+
 class WorldClip:
     """Pictures and words of the demo world as directions whose cosines compare them."""
 
@@ -92,8 +110,7 @@ class WorldClip:
         Words that captions never use say nothing here. `embedding:<token>` is dropped, the noun
         after it kept: the score asks whether the picture shows what the plain words say.
         """
-        ids = torch.tensor([word_ids(text) for text in texts])
-        return F.normalize(self.model.encode_text(ids), dim=-1)
+        return read_words(self.model, torch.tensor([word_ids(text) for text in texts]))
 
 
 def normalised(images: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--hours", type=float, default=defaults.hours, help="budget of training")
     make.add_argument("--scenes", type=int, default=defaults.scenes, help="pictures to learn from")
     make.add_argument("--batch", type=int, default=defaults.batch, help="pictures per UNet step")
-    make.add_argument("--begin-from", type=Path, help="demo checkpoint whose UNet goes on learning")
+    make.add_argument("--begin-from", type=Path, help="demo checkpoint that goes on learning")
     make.add_argument("--workers", type=int, default=defaults.workers, help="rendering processes")
     make.add_argument("--seed", type=int, default=defaults.seed)
     make.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -13,6 +13,7 @@ from .judge_net import (
     ATTRIBUTES,
     GLOBALS,
     GRID,
+    READ,
     JudgeNet,
     JudgeOutput,
     new_judge_net,
@@ -58,7 +59,7 @@ class Reading:
 
 
 class Judge:
-    """Reads pictures [B, 3, H, W] in [0, 1] of any size; 64 pixels of them are looked at."""
+    """Reads pictures [B, 3, H, W] in [0, 1] of any size; 128 pixels of them are looked at."""
 
     def __init__(self, net: JudgeNet) -> None:
         self.net = net.requires_grad_(False).eval()
@@ -94,8 +95,8 @@ class Judge:
 
     @torch.no_grad()
     def _look(self, images: Tensor) -> JudgeOutput:
-        small = shrink(images.float().clamp(0, 1)).contiguous(memory_format=torch.channels_last)
-        return self.net(small)
+        images = shrink(images.float().clamp(0, 1), READ)
+        return self.net(images.contiguous(memory_format=torch.channels_last))
 
 
 def _reading(output: JudgeOutput, row: int) -> Reading:

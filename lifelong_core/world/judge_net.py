@@ -1,4 +1,4 @@
-"""The judge's network: where objects are, what they are and what they wear, from 64 pixels."""
+"""The judge's network: where objects are, what they are and what they wear, from 128 pixels."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .palette import COLOURS
 from .shapes import NOUNS
 from .styles import LINES, TEXTURES, TONES
 
+READ = 128  # pixels per side; of 64 the ears and handles of the smallest objects are two wide
 GRID = 16  # cells per side, one per latent cell of the demo model
 
 # What is read at an object's place, and for the whole picture: name -> its possible values.
@@ -95,7 +96,7 @@ class JudgeNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(_unit(3, 32, stride=2), _Residual(32))
+        self.stem = nn.Sequential(_unit(3, 32, kernel=6, stride=4), _Residual(32))
         self.fine = nn.Sequential(_unit(32, 64, stride=2), _Residual(64))
         self.middle = nn.Sequential(_unit(64, 96, stride=2), _Residual(96), _Residual(96))
         self.coarse = nn.Sequential(_unit(96, 96, stride=2), _Residual(96))
@@ -115,7 +116,7 @@ class JudgeNet(nn.Module):
         nn.init.constant_(self.places.bias[:1], -3.0)  # type: ignore[index]
 
     def forward(self, images: Tensor) -> JudgeOutput:
-        """[B, 3, 64, 64] in [0, 1]."""
+        """[B, 3, 128, 128] in [0, 1]."""
         fine = self.fine(self.stem((images - 0.5) * 4))
         middle = self.middle(fine)
         coarse = self.coarse(middle)
@@ -147,7 +148,7 @@ class _Residual(nn.Module):
 
 
 def _unit(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 

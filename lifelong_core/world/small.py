@@ -1,15 +1,15 @@
-"""Pictures as the judge and the world CLIP read them: 64 pixels."""
+"""Pictures at the size that a small network reads."""
 
 from __future__ import annotations
 
 from torch import Tensor
 from torch.nn import functional as F
 
-SMALL = 64
+SMALL = 64  # pixels per side, for the world CLIP
 
 
 def shrink(images: Tensor, size: int = SMALL) -> Tensor:
-    """[B, 3, H, W] -> [B, 3, size, size], averaged over areas."""
+    """[B, 3, H, W] -> [B, 3, size, size], averaged over areas; smaller ones are enlarged."""
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
         return images

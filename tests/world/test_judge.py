@@ -49,7 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> JudgeData:
 def test_the_network_is_deterministic_and_has_the_promised_shapes() -> None:
     net, again = new_judge_net(1), new_judge_net(1)
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in net.state_dict().items())
-    output = net.eval()(torch.rand(2, 3, 64, 64))
+    output = net.eval()(torch.rand(2, 3, 128, 128))
     assert output.centre.shape == (2, 16, 16) and output.nouns.shape == (2, 9, 16, 16)
     assert all(output.attributes[name].shape[1] == len(v) for name, v in ATTRIBUTES.items())
     assert all(output.whole[name].shape == (2, len(v)) for name, v in GLOBALS.items())
@@ -206,11 +206,19 @@ def shipped() -> Judge:
 
 
 def test_the_shipped_judge_reads_unseen_renders(shipped: Judge) -> None:
-    scenes = [random_scene(991, index, styled=0.0) for index in range(60)]
-    images = torch.stack([render(scene).image for scene in scenes])
-    shares = summary([grade(r, s) for r, s in zip(shipped.read(images), scenes, strict=True)])
-    assert shares["background"] == 1.0
-    assert shares["exact"] > 0.95 and shares["colours"] > 0.9 and shares["parts"] > 0.85
+    def shares(count: int | None, fancy: float) -> dict[str, float]:
+        scenes = [
+            random_scene(991, index, count=count, fancy=fancy, styled=0.0) for index in range(80)
+        ]
+        images = torch.stack([render(scene).image for scene in scenes])
+        readings = shipped.read(images)
+        return summary([grade(r, s) for r, s in zip(readings, scenes, strict=True)])
+
+    single, any_scene = shares(1, 1.0), shares(None, 0.5)
+    assert single["background"] == any_scene["background"] == 1.0
+    assert single["exact"] == 1.0 and single["colours"] >= 0.95 and single["parts"] >= 0.95
+    # Parts of the smallest of three objects are less than a cell wide.
+    assert any_scene["exact"] > 0.95 and any_scene["colours"] > 0.9 and any_scene["parts"] > 0.8
 
 
 def test_the_shipped_judge_counts_two_of_a_kind_and_nothing(shipped: Judge) -> None:

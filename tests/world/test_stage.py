@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lifelong_core.errors import TrainingError
+from lifelong_core.errors import ModelError, TrainingError
 from lifelong_core.files import load_tensors, read_json
 from lifelong_core.seeding import generator
 from lifelong_core.world.pretrain import stage as loop
 from lifelong_core.world.pretrain.muon import Muon, orthogonalise, split_parameters
 from lifelong_core.world.pretrain.stage import Stage, run_stage
+from lifelong_core.world.shipped import write_weights
 
 STEPS = 24
 
@@ -91,6 +92,30 @@ def test_a_finished_stage_only_loads(tmp_path: Path) -> None:
     run_stage(again, steps=STEPS)
     average = load_tensors(again.checkpoint)[0]["average.0.weight"]
     assert torch.equal(again.module[0].weight, average)  # type: ignore[index]
+
+
+def test_a_stage_begins_from_earlier_weights_unless_it_has_begun(tmp_path: Path) -> None:
+    first = tiny(tmp_path / "first")
+    run_stage(first, steps=STEPS)
+    path = write_weights("tiny", first.module.state_dict(), tmp_path)
+    after = tiny(tmp_path / "second", die_at=0)
+    after.begin_from = path
+    with pytest.raises(Killed):
+        run_stage(after, steps=STEPS)
+    begun = after.module.state_dict()["0.weight"]
+    assert torch.allclose(begun, first.module.state_dict()["0.weight"], atol=1e-2)
+    assert torch.equal(after.average["0.weight"], begun)
+    again = tiny(tmp_path / "first")
+    again.begin_from = tmp_path / "nowhere.safetensors"
+    run_stage(again, steps=STEPS)  # it has begun, so nothing is read
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    path = write_weights("tiny", {"0.weight": torch.zeros(3, 3)}, tmp_path)
+    stage = tiny(tmp_path / "stage")
+    stage.begin_from = path
+    with pytest.raises(ModelError, match=r"tiny\.safetensors.*begin from nothing"):
+        run_stage(stage, steps=STEPS)
 
 
 def test_the_plan_is_kept_and_a_budget_of_time_becomes_one(tmp_path: Path, often: None) -> None:

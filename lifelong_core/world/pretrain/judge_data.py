@@ -1,4 +1,4 @@
-"""What the judge learns from: pictures of 64 pixels, with everything that they show as numbers."""
+"""What the judge learns from: pictures, with everything that they show as numbers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from torch.nn import functional as F
 from ..backgrounds import BACKGROUNDS
 from ..dice import Dice
 from ..grading import FLAT_TONES
-from ..judge_net import ATTRIBUTES, GLOBALS, GRID
+from ..judge_net import ATTRIBUTES, GLOBALS, GRID, READ
 from ..looks import fancy_look, plain_look
 from ..scenes import Scene, Thing, placements, render
 from ..shapes import NOUNS
 from .dataset import HELD_OUT, Scenes, to_images
-from .small_pictures import cached, rebuilt_pictures, rendered, small_pictures, spoil
+from .small_pictures import cached, rebuilt_pictures, rendered, spoil
 
 MOST = 3  # objects in a scene
 ODD = 3000  # scenes with a noun twice or with no object, which captions never ask for
 ODD_SHARE = 0.1
 FANCY_SHARE = 0.5  # drawn from scenes with patterns and parts, which are harder to read
+REBUILT_SHARE = 0.35  # shown through the VAE, as all that a demo model draws
 MASK_SIZE = 32
 
 # One row per object: noun, attributes (-1: cannot be told), x, y, size; empty rows have size 0.
@@ -76,42 +77,45 @@ class JudgeData:
         self, folder: Path, scenes: Scenes, vae: AutoencoderTiny | None, reconstructed: int
     ) -> None:
         name = f"{scenes.seed}-{scenes.count}"
-        pictures = scenes.pictures()
+        self.pictures = scenes.pictures()
         self.count = len(scenes)
-        self.small = small_pictures(folder / f"small-{name}.npy", pictures)
-        self.rebuilt = self.held_out_rebuilt = self.small[:0]
+        self.rebuilt = self.held_out_rebuilt = self.pictures[:0]
         if vae:
-            self.rebuilt = rebuilt_pictures(folder, name, pictures[:reconstructed], vae)
-            held_out = pictures[self.count :]
+            self.rebuilt = rebuilt_pictures(folder, name, self.pictures[:reconstructed], vae)
+            held_out = self.pictures[self.count :]
             self.held_out_rebuilt = rebuilt_pictures(folder, f"{name}-held-out", held_out, vae)
         every = range(self.count + HELD_OUT)
         odd = [odd_scene(scenes.seed, index) for index in range(ODD)]
-        self.odd = cached(folder / f"odd-{name}.npy", lambda: rendered(odd))
+        self.odd = cached(folder / f"odd-{name}-{READ}.npy", lambda: rendered(odd, READ))
         self._targets = _load(
             folder / f"judge-{name}.npy", lambda: (scenes.scene(index) for index in every)
         )
-        worn = self._targets.things[: self.count, :, _PATTERN:-3].amax((1, 2))
-        self._fancy = (worn > 0).nonzero()[:, 0]
+        worn = self._targets.things[: self.count, :, _PATTERN:-3].amax(2)
+        self._fancy = (worn > 0).nonzero()[:, 0]  # a scene once for each fancy object
+        self._fancy_rebuilt = self._fancy[self._fancy < len(self.rebuilt)]
         self._odd_targets = _load(folder / f"judge-odd-{name}.npy", lambda: odd)
 
     def batch(self, size: int, draw: torch.Generator) -> tuple[Tensor, Targets]:
-        """Pictures [size, 3, 64, 64], spoiled and mirrored at random, and their targets."""
-        many = int(size * ODD_SHARE)
-        index = torch.randint(self.count, (size - many,), generator=draw)
-        hard = self._fancy[torch.randint(len(self._fancy), index.shape, generator=draw)]
-        index = torch.where(torch.rand(index.shape, generator=draw) < FANCY_SHARE, hard, index)
-        odd = torch.randint(len(self.odd), (many,), generator=draw)
-        through = (torch.rand(len(index), generator=draw) < 0.5).tolist()
-        rows = [
-            self.rebuilt[i] if vae and i < len(self.rebuilt) else self.small[i]
-            for i, vae in zip(index.tolist(), through, strict=True)
-        ]
-        rows += [self.odd[i] for i in odd.tolist()]
+        """Pictures [size, 3, 128, 128], spoiled and mirrored at random, and their targets."""
+        odd = torch.randint(len(self.odd), (int(size * ODD_SHARE),), generator=draw)
+        many = int(size * REBUILT_SHARE) if len(self.rebuilt) else 0
+        through = self._some(many, len(self.rebuilt), self._fancy_rebuilt, draw)
+        drawn = self._some(size - many - len(odd), self.count, self._fancy, draw)
+        sources = ((self.rebuilt, through), (self.pictures, drawn), (self.odd, odd))
+        rows = [array[i] for array, index in sources for i in index.tolist()]
         flip = torch.rand(size, generator=draw) < 0.5
         images = to_images(np.stack(rows))
         images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+        index = torch.cat([through, drawn])
         targets = _join(_take(self._targets, index), _take(self._odd_targets, odd))
         return spoil(images, draw), targets.flipped(flip)
+
+    @staticmethod
+    def _some(size: int, count: int, fancy: Tensor, draw: torch.Generator) -> Tensor:
+        """`size` scenes of the first `count`, FANCY_SHARE of them from `fancy`."""
+        index = torch.randint(max(1, count), (size,), generator=draw)
+        hard = fancy[torch.randint(max(1, len(fancy)), (size,), generator=draw)]
+        return torch.where(torch.rand(size, generator=draw) < FANCY_SHARE, hard, index)
 
 
 def odd_scene(seed: int, index: int) -> Scene:

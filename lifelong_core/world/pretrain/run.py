@@ -33,7 +33,8 @@ VAE_SCENES, VAE_SEED = 12000, 1
 class PretrainSettings:
     """`hours` is the budget of all training stages together (a stage that has begun keeps the
     plan it made then); `scenes` how many pictures the UNet sees; `begin_from` a demo checkpoint
-    whose UNet and text encoder go on learning, instead of beginning from nothing."""
+    whose UNet and text encoder go on learning, instead of beginning from nothing; the judge and
+    the CLIP that lie beside it do the same."""
 
     folder: Path
     weights: Path
@@ -78,6 +79,12 @@ class _Run:
     def seconds(self, name: str) -> float:
         return _BUDGET[name] * self.settings.hours * 3600
 
+    def earlier(self, name: str) -> Path | None:
+        """The weights of model `name` beside the checkpoint to begin from, if there are any."""
+        begin = self.settings.begin_from
+        path = begin.with_name(f"{name}.safetensors") if begin else None
+        return path if path and path.exists() else None
+
     def render(self) -> None:
         for scenes in (self.wild, self.named):
             scenes.pictures(self.settings.workers)
@@ -100,6 +107,7 @@ class _Run:
             seconds=self.seconds("judge"),
             device=s.device,
             weights=s.weights,
+            begin_from=self.earlier("judge"),
         )
 
     def clip(self) -> None:
@@ -112,6 +120,7 @@ class _Run:
             seconds=self.seconds("clip"),
             device=s.device,
             weights=s.weights,
+            begin_from=self.earlier("clip"),
         )
 
     def latents(self) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of 64 pixels for judge and CLIP: scenes and their VAE reconstructions, made once."""
+"""Pictures for judge and CLIP: shrunk, through the VAE, spoiled; made once where possible."""
 
 from __future__ import annotations
 
@@ -14,29 +14,34 @@ from torch.nn import functional as F
 
 from ...files import atomic_write, content_hash
 from ..scenes import Scene, render
-from ..small import SMALL, shrink
+from ..small import shrink
 from .dataset import to_images
 
 log = logging.getLogger(__name__)
 
 CHUNK = 16  # small batches stay in the cache, where a CPU decodes twice as fast
+BLOTCHES = 16  # per side, one per latent cell
 
 
 def small_pictures(path: Path, pictures: np.ndarray) -> np.ndarray:
     """uint8 [N, 64, 64, 3] of `pictures` [N, 128, 128, 3], kept in `path`."""
-    return cached(path, lambda: _shrunk(pictures, lambda images: images))
+    return cached(path, lambda: _changed(pictures, shrink))
 
 
 def rebuilt_pictures(
     folder: Path, name: str, pictures: np.ndarray, vae: AutoencoderTiny
 ) -> np.ndarray:
-    """`small_pictures` after the VAE, as generated pictures look at their best.
+    """uint8 `pictures` [N, 128, 128, 3] after the VAE, as generated ones look at their best.
 
     Kept by `name`, count and content of the VAE.
     """
-    key = content_hash(dict(vae.state_dict()))[:12]
-    path = folder / f"rebuilt-{name}-{len(pictures)}-{key}.npy"
-    return cached(path, lambda: _shrunk(pictures, _through(vae)))
+    path = folder / f"through-{name}-{len(pictures)}-{vae_key(vae)}.npy"
+    return cached(path, lambda: _changed(pictures, _through(vae)))
+
+
+def vae_key(vae: AutoencoderTiny) -> str:
+    """Names what was made with this VAE."""
+    return content_hash(dict(vae.state_dict()))[:12]
 
 
 def _through(vae: AutoencoderTiny) -> Callable[[Tensor], Tensor]:
@@ -66,12 +71,10 @@ def cached(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 @torch.no_grad()
-def _shrunk(pictures: np.ndarray, change: Callable[[Tensor], Tensor]) -> np.ndarray:
-    small = np.empty((len(pictures), SMALL, SMALL, 3), dtype=np.uint8)
-    for start in range(0, len(pictures), CHUNK):
-        images = to_images(pictures[start : start + CHUNK])
-        small[start : start + CHUNK] = to_pixels(shrink(change(images)))
-    return small
+def _changed(pictures: np.ndarray, change: Callable[[Tensor], Tensor]) -> np.ndarray:
+    starts = range(0, len(pictures), CHUNK)
+    chunks = (to_images(pictures[start : start + CHUNK]) for start in starts)
+    return np.concatenate([to_pixels(change(chunk)) for chunk in chunks])
 
 
 def to_pixels(images: Tensor) -> np.ndarray:
@@ -79,19 +82,23 @@ def to_pixels(images: Tensor) -> np.ndarray:
     return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def rendered(scenes: Iterable[Scene]) -> np.ndarray:
-    """uint8 [N, 64, 64, 3]: scenes drawn at full size, then shrunk."""
-    return np.concatenate([to_pixels(shrink(render(scene).image[None])) for scene in scenes])
+def rendered(scenes: Iterable[Scene], size: int) -> np.ndarray:
+    """uint8 [N, size, size, 3]: scenes drawn at full size, then shrunk."""
+    return np.concatenate([to_pixels(shrink(render(scene).image[None], size)) for scene in scenes])
 
 
 def spoil(images: Tensor, draw: torch.Generator) -> Tensor:
-    """What generated pictures suffer from: grain, blotches, blur, each in half of the pictures."""
-    count = len(images)
+    """What generated pictures suffer from: grain, blotches, blur, each in half of the pictures.
+
+    `images` [B, 3, S, S]; blotches grow with S.
+    """
+    count, size = len(images), images.shape[-1]
     strength = torch.rand(count, 3, 1, 1, 1, generator=draw)
     strength = strength * (torch.rand(count, 3, 1, 1, 1, generator=draw) < 0.5)
-    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    halved = F.avg_pool2d(images, 2)
+    blurred = F.interpolate(halved, (size, size), mode="bilinear", align_corners=False)
     images = images.lerp(blurred, strength[:, 0])
     grain = torch.randn(images.shape, generator=draw)
-    coarse = torch.randn(count, 3, SMALL // 4, SMALL // 4, generator=draw)
-    blotches = F.interpolate(coarse, scale_factor=4, mode="bilinear", align_corners=False)
+    coarse = torch.randn(count, 3, BLOTCHES, BLOTCHES, generator=draw)
+    blotches = F.interpolate(coarse, (size, size), mode="bilinear", align_corners=False)
     return images + 0.06 * strength[:, 1] * grain + 0.06 * strength[:, 2] * blotches

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import TrainingError
+from ...errors import ModelError, TrainingError
 from ...files import load_tensors, read_json, save_tensors, write_json
 from .parallel import agreed, average_gradients, rank
 
@@ -28,7 +28,8 @@ CALIBRATION_STEPS = 12
 class Stage:
     """One stage. `loss(step)` must depend on `step` and the weights alone, so that a resumed run
     equals an uninterrupted one; with several processes it is that of this one's share of the
-    batch. `ema` of 0 keeps no moving average."""
+    batch. `begin_from`: weights of an earlier model to begin with instead of the module's own.
+    `ema` of 0 keeps no moving average."""
 
     name: str
     folder: Path
@@ -37,6 +38,7 @@ class Stage:
     loss: Callable[[int], Tensor]
     measure: Callable[[], dict[str, float]] | None = None
     measures: int = 12
+    begin_from: Path | None = None
     ema: float = 0.0
     ema_every: int = 4
     warmup: int = 100
@@ -62,6 +64,8 @@ def run_stage(stage: Stage, *, steps: int | None = None, seconds: float | None =
     """
     stage.folder.mkdir(parents=True, exist_ok=True)
     base_rates = [[group["lr"] for group in opt.param_groups] for opt in stage.optimizers]
+    if stage.begin_from and not stage.checkpoint.exists():
+        _begin(stage.module, stage.begin_from)
     if stage.ema:
         stage.average = {k: v.detach().clone() for k, v in stage.module.state_dict().items()}
     start, total = _resume(stage)
@@ -190,6 +194,18 @@ def _resume(stage: Stage) -> tuple[int, int]:
     ]
     log.info("%s: going on at step %s of %s", stage.name, metadata["step"], metadata["total"])
     return int(metadata["step"]), int(metadata["total"])
+
+
+def _begin(module: nn.Module, path: Path) -> None:
+    """Put the weights in `path` into `module`. Raises ModelError when they do not fit."""
+    tensors, _ = load_tensors(path)
+    own = {k: v for k, v in module.state_dict().items() if v.dtype.is_floating_point}
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in tensors.items()}:
+        raise ModelError(
+            f"{path} does not hold the weights of this model, so nothing can begin from it. "
+            "Take the file that the same stage wrote, or begin from nothing."
+        )
+    module.load_state_dict(tensors, strict=False)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
