@@ -44,9 +44,8 @@ def plots(
             ]
             for lesson in lessons
         }
-        pages.append(
-            curves("Kept of every concept, lesson after lesson (%)", "after lesson", lines)
-        )
+        title = "Kept of every concept, lesson after lesson (%)"
+        pages.append(curves(title, "after lesson", lines, shown=(0.0, 100.0)))
     return stacked(pages)
 
 
@@ -97,13 +96,15 @@ def text_report(
 def _lesson_line(state: LifelongState, number: int) -> str:
     record = state.records[number - 1]
     method = record.settings.get("method", "an unknown method")
-    means = running_mean(_losses(state, number))
-    if not len(means):
+    losses = _losses(state, number)
+    if not losses:
         return f"learned with {method}"
+    part = max(1, len(losses) // 5)
+    first, last = (sum(some) / part for some in (losses[:part], losses[-part:]))
     seconds = float(record.metrics.get("seconds", 0.0))
     return (
-        f"learned with {method} in {len(means)} steps, {seconds:.0f} s; "
-        f"loss {means[0]:.3g} at the beginning, {means[-1]:.3g} at the end"
+        f"learned with {method} in {len(losses)} steps, {seconds:.0f} s; "
+        f"loss {first:.3g} at the beginning, {last:.3g} at the end"
     )
 
 
