@@ -76,13 +76,18 @@ def line(draw: ImageDraw.ImageDraw, points: Sequence[Point], colour: Colour, wid
         draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=colour)
 
 
-def curves(title: str, below: str, lines: Mapping[str, Sequence[Point]]) -> Image.Image:
-    """One line of (x, y) per name, with a legend; whole numbers as x."""
+def curves(
+    title: str, below: str, lines: Mapping[str, Sequence[Point]], shown: Sequence[float] = ()
+) -> Image.Image:
+    """One line of (x, y) per name, with a legend; whole numbers as x.
+
+    shown: heights that the axis has in any case.
+    """
     height = max(SIZE[1], BOX[1] + 22 * len(lines) + 20)
     image, draw = canvas(title, (SIZE[0] + LEGEND, height))
     every = [point for points in lines.values() for point in points]
     xs = (min((x for x, _ in every), default=1.0), max((x for x, _ in every), default=1.0))
-    ys = limits([y for _, y in every])
+    ys = limits([*shown, *(y for _, y in every)])
     axes(draw, xs, ys, below)
     left, top, right, bottom = BOX
     font = ImageFont.load_default(13)

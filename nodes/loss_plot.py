@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from .charts import BOX, LINES, as_batch, axes, canvas, limits, line, places
+from ..lifelong_core.charts import BOX, LINES, axes, canvas, limits, line, places
+from .pictures import as_batch
 
 FAINT = (190, 205, 228)
 

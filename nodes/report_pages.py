@@ -8,12 +8,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..lifelong_core.charts import INK, PAPER, curves, heatmap, shortened
 from ..lifelong_core.consolidation.context import REPORT
 from ..lifelong_core.review import Cells, Review
 from ..lifelong_core.state import LifelongState
-from .charts import INK, PAPER, as_batch, curves, shortened, stacked, table
 from .loss_plot import running_mean
-from .pictures import to_pil
+from .pictures import as_batch, stacked, to_pil
 
 POINTS = 200
 GAP, MARGIN, HEAD = 8, 190, 34
@@ -121,7 +121,5 @@ def _thinned(losses: Sequence[float]) -> list[tuple[float, float]]:
 
 def _matrix(title: str, names: Mapping[int, str], values: Cells) -> Image.Image:
     """A row per lesson j, a column per concept i."""
-    place = {lesson: index for index, lesson in enumerate(names)}
-    cells = {(place[after], place[lesson]): value for (after, lesson), value in values.items()}
-    rows = [f"after {lesson} · {name}" for lesson, name in names.items()]
-    return table(title, rows, list(names.values()), cells)
+    rows = {lesson: f"after {lesson} · {name}" for lesson, name in names.items()}
+    return heatmap(title, rows, names, values)

@@ -79,3 +79,13 @@ def test_limits_and_places() -> None:
     assert places([0.0, 5.0, 20.0], (0.0, 10.0), 100.0, 200.0) == [100.0, 150.0, 200.0]
     assert places([3.0], (3.0, 3.0), 7.0, 9.0) == [7.0]
     assert shortened("teddybear", 5) == "tedd…" and shortened("teddy", 5) == "teddy"
+
+
+def test_heights_that_are_always_shown() -> None:
+    """A line from 0.4 to 0.6 fills the axis, unless that shall reach from 0 to 1."""
+    lines = {"one": [(1, 0.4), (2, 0.6)]}
+    alone, within = (
+        np.ptp(where(curves("t", "x", lines, shown=shown), LINES[0])[:, 1])
+        for shown in ((), (0.0, 1.0))
+    )
+    assert within < 0.3 * alone
