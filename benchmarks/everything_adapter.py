@@ -7,7 +7,7 @@ and convolutions), and a learned difference on every bias and every norm's weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -74,7 +74,7 @@ class EverythingAdapter:
 
     def changes(self, backbone: Backbone) -> dict[str, Tensor]:
         """UNet parameter name -> what is added to it, differentiable in the trained weights."""
-        changes = {}
+        changes: dict[str, Tensor] = {}
         for name, value in backbone.unet.named_parameters():
             path, kind = name.rsplit(".", 1)
             if kind == "bias":
@@ -100,17 +100,17 @@ class EverythingAdapter:
             attachment.remove()
 
     def _forward_of(self, path: str, module: nn.Module) -> Forward | None:
-        makers: dict[type[nn.Module], Callable[[str, nn.Module], Forward]] = {
-            nn.Linear: self._linear,
-            nn.Conv2d: self._convolution,
-            nn.LayerNorm: self._layer_norm,
-            nn.GroupNorm: self._group_norm,
-            GEGLU: self._geglu,
-            Upsample2D: self._upsample,
-        }
-        return next(
-            (make(path, module) for kind, make in makers.items() if isinstance(module, kind)), None
-        )
+        if isinstance(module, nn.Linear):
+            return self._linear(path, module)
+        if isinstance(module, nn.Conv2d):
+            return self._convolution(path, module)
+        if isinstance(module, nn.LayerNorm):
+            return self._layer_norm(path, module)
+        if isinstance(module, nn.GroupNorm):
+            return self._group_norm(path, module)
+        if isinstance(module, GEGLU):
+            return self._geglu(path, module)
+        return self._upsample(path, module) if isinstance(module, Upsample2D) else None
 
     def _up(self, path: str) -> Tensor:
         """up · alpha / rank: the scale is put where it costs least."""
@@ -120,7 +120,7 @@ class EverythingAdapter:
         down, diff_b = self._weights[f"{path}.down"], self._weights.get(f"{path}.diff_b")
 
         def forward(x: Tensor) -> Tensor:
-            bias = None if diff_b is None else layer.bias + diff_b
+            bias = layer.bias if diff_b is None else layer.bias + diff_b
             return low_rank_linear(x, layer.weight, bias, down, self._up(path))
 
         return forward
@@ -135,7 +135,7 @@ class EverythingAdapter:
         def forward(x: Tensor) -> Tensor:
             up, biases = self._up(path), (layer.bias + diff_b).chunk(2)
             flat = x.flatten(0, -2)
-            if dense_is_cheaper(*layer.weight.shape, self.rank, len(flat)):
+            if dense_is_cheaper(layer.weight, self.rank, len(flat)):
                 changed = torch.addmm(layer.weight, up, down).chunk(2)
                 value, gate = (F.linear(flat, w, b) for w, b in zip(changed, biases, strict=True))
             else:
@@ -150,21 +150,21 @@ class EverythingAdapter:
 
     def _convolution(self, path: str, layer: nn.Conv2d) -> Forward:
         down, diff_b = self._weights[f"{path}.down"], self._weights[f"{path}.diff_b"]
-        stride, padding = layer.stride, layer.padding
+        bias, stride, padding = layer.bias, layer.stride, layer.padding
+        assert bias is not None
 
         def forward(x: Tensor) -> Tensor:
             up = self._up(path)
-            out, width = layer.weight.flatten(1).shape
             pixels = x.shape[0] * x.shape[2] * x.shape[3] // (stride[0] * stride[1])
-            if dense_is_cheaper(out, width, self.rank, pixels):
+            if dense_is_cheaper(layer.weight, self.rank, pixels):
                 weight = torch.addmm(layer.weight.flatten(1), up, down).view_as(layer.weight)
-                return F.conv2d(x, weight, layer.bias + diff_b, stride, padding)
+                return F.conv2d(x, weight, bias + diff_b, stride, padding)
             kernels = down.view(-1, *layer.weight.shape[1:])
             hidden = F.conv2d(x, kernels, None, stride, padding)
             # The trained part of the bias is here, because a bias with a gradient makes torch
             # compute the gradient of the whole weight beside it.
             change = F.conv2d(hidden, up[:, :, None, None], diff_b)
-            return F.conv2d(x, layer.weight, layer.bias, stride, padding) + change
+            return F.conv2d(x, layer.weight, bias, stride, padding) + change
 
         return forward
 
@@ -193,21 +193,24 @@ class EverythingAdapter:
         )
 
 
-def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor):
+def low_rank_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor
+) -> Tensor:
     """x (weight + up @ down)ᵀ + bias by the cheaper of two equal ways."""
     flat = x.flatten(0, -2)
-    if dense_is_cheaper(*weight.shape, len(down), len(flat)):
+    if dense_is_cheaper(weight, len(down), len(flat)):
         return F.linear(x, torch.addmm(weight, up, down), bias)
     answer = F.linear(flat, weight, bias).addmm_(F.linear(flat, down), up.mT)
     return answer.unflatten(0, x.shape[:-1])
 
 
-def dense_is_cheaper(out: int, width: int, rank: int, rows: int) -> bool:
+def dense_is_cheaper(weight: Tensor, rank: int, rows: int) -> bool:
     """Whether W + up @ down, formed in every step, costs less than the two factors by themselves.
 
     Products beyond those of W alone. W + ΔW: its gradient (rows · in · out), the factors' product
     and both their gradients. Factors: output, input gradient and weight gradient of each, which
     count twice: products with so few columns were measured to run at half the speed.
     """
+    out, width = weight.flatten(1).shape
     dense = rows * out * width + 3 * rank * out * width
     return dense <= 2 * 3 * rows * rank * (out + width)

@@ -8,6 +8,7 @@ and all rows but the new one are put back after every step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class PlainPeft:
         )
         self.unet.add_adapter(config)
         self.text = text_encoder(backbone)
-        self.table = self.text.get_input_embeddings().weight
+        self.table = cast(Tensor, self.text.get_input_embeddings().weight)
         self.known = self.table[:VOCABULARY].detach().clone()
         self.lora = [p for p in self.unet.parameters() if p.requires_grad]
         groups = [{"params": self.lora, "lr": LEARNING_RATE}]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -12,6 +12,7 @@ from lifelong_core.backbone import Backbone
 from lifelong_core.lesson import LessonSettings, defaults_for
 from lifelong_core.methods import METHODS
 from lifelong_core.objectives import denoising, prior_preservation
+from lifelong_core.prompts import ConceptVectors
 from lifelong_core.training import Batches, Hook, ParameterGroup, Pictures, TrainPlan, train
 from lifelong_core.training.cpu import cheaper_layers
 from lifelong_core.training.lesson import ADAPTER_WEIGHT_DECAY, prepare_lesson
@@ -72,7 +73,10 @@ def everything_lesson(
 
 
 def _plan(
-    backbone: Backbone, data: SpeedData, vectors: dict, groups: list[ParameterGroup]
+    backbone: Backbone,
+    data: SpeedData,
+    vectors: Mapping[str, ConceptVectors],
+    groups: list[ParameterGroup],
 ) -> TrainPlan:
     sources = [
         Pictures("concept", data.concept[:, None], data.captions, BATCH),

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import Any, Protocol
 
@@ -39,7 +40,7 @@ from lifelong_core.launch.console import ended_by_signals, say
 from lifelong_core.world.shipped import weights_path
 
 THREADS = 1
-ROUNDS, STEPS = 6, 3
+ROUNDS, STEPS = 9, 2
 FEW_STEPS = 1
 
 OURS, PLAIN = "ours: LoRA and token", "plain PEFT: LoRA and token"
@@ -110,6 +111,7 @@ def main() -> None:
             "batch": [BATCH, PRIOR_BATCH],
             "pictures": [PHOTOS, PRIORS],
             "latents": "cached",
+            "prompts": "one for the concept's pictures, one for the others",
             "gradient_checkpointing": False,
             "rounds": ROUNDS,
             "steps_per_round": STEPS,
@@ -161,10 +163,7 @@ def ways(
         PLAIN_LORA: PlainPeft(_fresh(), data, targets, rank, token=False),
     }
     count = weights_in(comfyui.weights)
-    theirs = {
-        way: Way(name, count, lambda steps, way=way: comfyui.run(way, steps))
-        for way, name in COMFYUI.items()
-    }
+    theirs = {way: Way(name, count, partial(comfyui.run, way)) for way, name in COMFYUI.items()}
     pairs = ((PLAIN, OURS), (PLAIN_LORA, OURS_LORA))
     for one, other in pairs:
         if plain[one].trained() != ours[other].trained():

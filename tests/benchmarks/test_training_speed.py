@@ -112,11 +112,11 @@ def test_the_base_model_is_itself_again_afterwards() -> None:
 
 
 def test_the_cheaper_way_is_chosen_by_its_products() -> None:
-    assert dense_is_cheaper(64, 64, 16, 3072)
-    assert dense_is_cheaper(64, 9 * 64, 16, 3072)
-    assert not dense_is_cheaper(192, 192, 16, 192)
-    assert not dense_is_cheaper(128, 9 * 128, 16, 768)
-    assert not dense_is_cheaper(64, 64, 16, 12)
+    assert dense_is_cheaper(torch.empty(64, 64), 16, 3072)
+    assert dense_is_cheaper(torch.empty(64, 64, 3, 3), 16, 3072)
+    assert not dense_is_cheaper(torch.empty(192, 192), 16, 192)
+    assert not dense_is_cheaper(torch.empty(128, 128, 3, 3), 16, 768)
+    assert not dense_is_cheaper(torch.empty(64, 64), 16, 12)
 
 
 def test_the_plain_loop_has_our_text_encoder_and_trains_as_many_weights() -> None:
