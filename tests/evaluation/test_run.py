@@ -25,7 +25,7 @@ from lifelong_core.evaluation.values import VALUES
 from lifelong_core.evaluation.ways import way_named
 from lifelong_core.files import load_tensors, read_json
 from lifelong_core.lesson import LessonSettings
-from lifelong_core.methods import METHODS, drawing_state, learn
+from lifelong_core.methods import CODE_VERSION, METHODS, drawing_state, learn
 
 SETTINGS = LessonSettings(
     steps=2, batch_size=1, prior_batch_size=1, prior_count=0, adapter=AdapterSpec(rank=2)
@@ -171,7 +171,7 @@ def test_hard_routing_draws_bit_for_bit_what_each_lora_alone_draws(
     measured = run_stream(routed)["measured"]["colours"]
     for one in measured["final"]:
         assert one["ia"] == one["ia_alone"]
-    [alone] = {path.parent for path in done.bench.work.glob("*/reference-*/alone_1.safetensors")}
+    alone = done.bench.folder(done.stream, "reference", SETTINGS.to_json(), CODE_VERSION)
     for concept in (1, 2):
         cells = (routed.folder / f"cell_2_{concept}", alone / f"alone_{concept}")
         drawn, expected = (load_tensors(cell.with_suffix(".safetensors"))[0] for cell in cells)
