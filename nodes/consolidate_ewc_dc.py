@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..lifelong_core.consolidation import consolidate, consolidation_defaults
+from ..lifelong_core.methods import check_consolidates
 from ..lifelong_core.state import LifelongState
 from .bridge import model_family, training_backbone, usual_precision
 from .consolidation_report import consolidation_report
@@ -75,6 +76,7 @@ class ConsolidateEWCDC(io.ComfyNode):
         **widgets: list[Any],
     ) -> io.NodeOutput:
         given = only("state", state)
+        check_consolidates(given)
         plain_model, plain_clip = without_lessons(only("model", model), only("clip", clip), given)
         values = {name: only(name, value) for name, value in widgets.items()}
         terms = only("classifier_terms", classifier_terms) if classifier_terms else True

@@ -9,13 +9,14 @@ from .learning import (
     lesson_settings,
     teach,
 )
-from .records import check_follows
+from .records import check_consolidates, check_follows
 from .table import METHODS, Method, drawing_state
 
 __all__ = [
     "CODE_VERSION",
     "METHODS",
     "Method",
+    "check_consolidates",
     "check_follows",
     "check_lesson",
     "drawing_state",

@@ -26,6 +26,21 @@ def check_follows(state: LifelongState | None, method: str) -> None:
             )
 
 
+def check_consolidates(state: LifelongState) -> None:
+    """Raise StateError when the phases of consolidation mean nothing for `state`.
+
+    They teach and weigh the adapter that knows all concepts; some methods have none.
+    """
+    for record in state.records:
+        method = str(record.settings.get("method", ""))
+        if method in METHODS and METHODS[method].records is not Records.WHOLE:
+            raise StateError(
+                f"The lesson on {record.concept.token!r} was learned with method {method!r}, whose "
+                f"adapters each hold {METHODS[method].records.value}; there is nothing to "
+                f"consolidate. Learn with {_alike(Records.WHOLE)}."
+            )
+
+
 def _alike(records: Records) -> str:
     *others, last = [repr(name) for name, method in METHODS.items() if method.records is records]
     return f"{', '.join(others)} or {last}" if others else last

@@ -12,7 +12,7 @@ from lifelong_core.backbone import Backbone, random_backbone
 from lifelong_core.concepts import Concept, ConceptTask, make_task
 from lifelong_core.errors import StateError
 from lifelong_core.lesson import LessonSettings
-from lifelong_core.methods import METHODS, check_follows, learn, teach
+from lifelong_core.methods import METHODS, check_consolidates, check_follows, learn, teach
 from lifelong_core.methods.parts import start_afresh
 from lifelong_core.methods.table import Records
 from lifelong_core.seeding import generator
@@ -124,3 +124,14 @@ def test_an_adapter_that_is_drawn_from_its_record_has_its_bits(
     kept = state.records[0].adapter
     same = [torch.equal(state.adapter[key], value.float()) for key, value in kept.items()]
     assert all(same) if method != "lora" else not any(same)
+
+
+@pytest.mark.parametrize("method", ["c_lora", "lora_merge", "hard_routing"])
+def test_adapters_of_single_lessons_are_not_consolidated(backbone: Backbone, method: str) -> None:
+    with pytest.raises(StateError, match=f"'my_0' was learned with method '{method}'"):
+        check_consolidates(learned(backbone, method))
+
+
+@pytest.mark.parametrize("method", [*CUMULATIVE, None])
+def test_adapters_of_all_lessons_are_consolidated(backbone: Backbone, method: str | None) -> None:
+    check_consolidates(learned(backbone, method, method))
