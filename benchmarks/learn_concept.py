@@ -2,7 +2,9 @@
 
 python -m benchmarks.learn_concept: pictures of 20 prompts x 4, of the learned concept and of the
 base model given the plain noun, from the same noise; their similarity to 20 renders of the toy
-that the lesson never saw (IA), and to their own prompts (TA), by the world CLIP.
+that the lesson never saw (IA), and to their own prompts (TA), by the world CLIP. What a perfect
+lesson would change of TA is measured too: that of the toy's own renders, against the same scenes
+with an object of one colour in the toy's place.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,11 @@ from lifelong_core.methods import learn
 from lifelong_core.prompts import ConceptVectors
 from lifelong_core.sampling import generate
 from lifelong_core.state import LifelongState
-from lifelong_core.world.clip import load_world_clip
+from lifelong_core.world.backgrounds import PHRASES
+from lifelong_core.world.clip import WorldClip, load_world_clip
+from lifelong_core.world.dice import Dice
+from lifelong_core.world.looks import plain_look
+from lifelong_core.world.scenes import Scene, render
 from lifelong_core.world.shipped import weights_path
 from lifelong_core.world.streams import Character, toys5
 
@@ -68,7 +75,7 @@ def main() -> None:
         say(json.dumps(row))
         rows.append(row)
         sheet.append(pictures)
-    keys = ("ia_gain", "ia_gain_centred", "ta_change")
+    keys = ("ia_gain", "ia_gain_centred", "ta_change", "ta_change_of_renders")
     summary: dict[str, Any] = {
         key: round(sum(row[key] for row in rows) / len(rows), 4) for key in keys
     }
@@ -102,7 +109,24 @@ def measure(
     }
     ta = [float(text_alignment(clip, pictures, prompts).mean()) for pictures in (learned, base)]
     row |= {"ta": round(ta[0], 4), "ta_base": round(ta[1], 4), "ta_change": round(ta[0] - ta[1], 4)}
+    row["ta_change_of_renders"] = round(ta_of_renders(clip, toy) - ta_of_renders(clip, toy, 0), 4)
     return row, [photos, base[::PER_PROMPT][:SHOWN], learned[::PER_PROMPT][:SHOWN]]
+
+
+def ta_of_renders(clip: WorldClip, toy: Character, seed: int | None = None) -> float:
+    """TA of UNSEEN renders of the toy or, with a seed, of plain objects in its place."""
+    scenes = toy.scenes(UNSEEN, unseen=True)
+    prompts = [f"a photo of a {toy.noun} {PHRASES[scene.background]}" for scene in scenes]
+    if seed is not None:
+        scenes = [plain_scene(scene, Dice(seed, "plain", n)) for n, scene in enumerate(scenes)]
+    pictures = torch.stack([render(scene).image for scene in scenes])
+    return float(text_alignment(clip, pictures, prompts).mean())
+
+
+def plain_scene(scene: Scene, dice: Dice) -> Scene:
+    """The same scene, with an object of one colour in the toy's place."""
+    (thing,) = scene.things
+    return replace(scene, things=(replace(thing, look=plain_look(dice)),))
 
 
 def draw(backbone: Backbone, phrase: str, state: LifelongState | None) -> tuple[Tensor, list[str]]:
