@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -46,9 +47,9 @@ class Stream:
     seed: int
     subjects: tuple[Subject, ...]
 
-    @property
+    @cached_property
     def content_hash(self) -> str:
-        """Equal for equal lessons, real pictures and prompts."""
+        """Equal for equal lessons, real pictures and prompts. Made once: it reads all pictures."""
         parts = [(s.task.content_hash, s.real, s.prompts, s.plain) for s in self.subjects]
         return content_hash(self.name, self.seed, parts)
 
