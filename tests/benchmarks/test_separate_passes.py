@@ -87,7 +87,7 @@ def test_three_unets_make_the_student_of_one(
     assert rows == [6 * 2, 3 * 2] * 2
     moved = 0.0
     for name, before in state.adapter.items():
-        torch.testing.assert_close(three.adapter[name], one.adapter[name], rtol=0.0, atol=2e-5)
+        torch.testing.assert_close(three.adapter[name], one.adapter[name], rtol=0.0, atol=4e-5)
         moved = max(moved, float((one.adapter[name] - before).abs().max()))
     assert moved > 4e-4  # which is far more than they differ
 
