@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lifelong_core.adapters.frozen import frozen_adapter
 from lifelong_core.backbone import Backbone
 from lifelong_core.backbone.schedule import TIMESTEPS
 from lifelong_core.classifier import concept_errors, concept_outputs, entropy, scores
@@ -19,6 +18,7 @@ from lifelong_core.concepts import ConceptTask
 from lifelong_core.consolidation import ConsolidationSettings, consolidate
 from lifelong_core.consolidation.context import concept_prompt
 from lifelong_core.consolidation.fisher import UpdateFisher
+from lifelong_core.drawing import knowing
 from lifelong_core.evaluation.stream import Subject
 from lifelong_core.fisher import DIAGONAL, DiagonalFisher
 from lifelong_core.objectives import Predictor
@@ -49,13 +49,8 @@ def classification(
     of single draws, of the highest possible. chance: accuracy of a guess.
     """
     prompts = [concept_prompt(concept) for concept in state.concepts]
-    vectors = {
-        token: {key: value.to(backbone.device) for key, value in found.items()}
-        for token, found in state.vectors.items()
-    }
-    adapter = frozen_adapter(state.adapter_spec, backbone, state.adapter)
     verdicts = []
-    with adapter.attached(backbone):
+    with knowing(backbone, state) as vectors:
         encoded = backbone.text.encode(prompts, vectors)
         predict = Predictor(backbone)
         for number, subject in enumerate(subjects):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.record import Recorder
-from lifelong_core.adapters import build_adapter
 from lifelong_core.backbone import Backbone, load_backbone
 from lifelong_core.concepts import make_task
+from lifelong_core.drawing import knowing
 from lifelong_core.evaluation.features import (
     FeatureSpace,
     clip_space,
@@ -35,7 +34,6 @@ from lifelong_core.evaluation.prompts import evaluation_prompts
 from lifelong_core.launch.console import say
 from lifelong_core.launch.paths import CACHE
 from lifelong_core.methods import learn
-from lifelong_core.prompts import ConceptVectors
 from lifelong_core.sampling import generate
 from lifelong_core.state import LifelongState
 from lifelong_core.world.backgrounds import PHRASES
@@ -132,12 +130,7 @@ def plain_scene(scene: Scene, dice: Dice) -> Scene:
 def draw(backbone: Backbone, phrase: str, state: LifelongState | None) -> tuple[Tensor, list[str]]:
     """PER_PROMPT pictures of every evaluation prompt, by the state's model or the base model."""
     prompts = [prompt for prompt in evaluation_prompts(phrase) for _ in range(PER_PROMPT)]
-    if state is None:
-        return generate(backbone, prompts, seed=0, steps=STEPS), prompts
-    adapter = build_adapter(state.adapter_spec, backbone, seed=0)
-    adapter.load(state.adapter)
-    vectors: Mapping[str, ConceptVectors] = state.vectors
-    with adapter.attached(backbone):
+    with knowing(backbone, state) as vectors:
         return generate(backbone, prompts, seed=0, steps=STEPS, vectors=vectors), prompts
 
 

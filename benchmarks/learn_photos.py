@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.record import Recorder
-from lifelong_core.adapters import build_adapter
 from lifelong_core.backbone import Backbone, load_backbone
 from lifelong_core.concepts import ConceptTask, make_task
+from lifelong_core.drawing import knowing
 from lifelong_core.images import fit, load_images
 from lifelong_core.launch.console import say
 from lifelong_core.launch.paths import CACHE
@@ -74,11 +74,9 @@ def measure(backbone: Backbone, folder: Path, workspace: Path) -> dict[str, Any]
     before = error(backbone, kept_out, f"a photo of a {noun}", {})
     state = learn(backbone, task, workspace=workspace)
     prompt = f"a photo of {task.phrase}"
-    adapter = build_adapter(state.adapter_spec, backbone, seed=0)
-    adapter.load(state.adapter)
-    with adapter.attached(backbone):
-        after = error(backbone, kept_out, prompt, state.vectors)
-        drawn = generate(backbone, [prompt] * DRAWN, seed=0, vectors=state.vectors)
+    with knowing(backbone, state) as vectors:
+        after = error(backbone, kept_out, prompt, vectors)
+        drawn = generate(backbone, [prompt] * DRAWN, seed=0, vectors=vectors)
     write_sheet(workspace / f"{folder.name}.png", task, kept_out, drawn)
     return {
         "concept": folder.name,

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from .adapters.distance import change_norm
 from .adapters.factors import low_rank_factors
-from .adapters.frozen import frozen_adapter
 from .backbone import Backbone
 from .backbone.families import DOWNSCALE
 from .consolidation.context import concept_prompt
+from .drawing import knowing
 from .errors import InputError, StateError
 from .methods import drawing_state
 from .prompts import ConceptVectors
@@ -239,12 +239,8 @@ class _Eye:
             yield prior_prompt(concept.noun), {}
             return
         prompt = concept_prompt(concept)
-        drawn = drawing_state(known, prompt)
-        adapter = frozen_adapter(drawn.adapter_spec, self.backbone, drawn.adapter)
-        device = self.backbone.device
-        vectors = {key: value.to(device) for key, value in concept.vectors.items()}
-        with adapter.attached(self.backbone):
-            yield prompt, {concept.token: vectors}
+        with knowing(self.backbone, drawing_state(known, prompt)) as vectors:
+            yield prompt, vectors
 
     def _token(self, lesson: int) -> str:
         return self.state.concepts[lesson - 1].token

@@ -93,6 +93,13 @@ class LifelongState:
         """Token -> encoder -> vectors [m, width]: what `TextStack.encode` takes."""
         return {concept.token: concept.vectors for concept in self.concepts}
 
+    def vectors_on(self, device: torch.device) -> dict[str, ConceptVectors]:
+        """`vectors` on a base model's device."""
+        return {
+            token: {key: value.to(device) for key, value in vectors.items()}
+            for token, vectors in self.vectors.items()
+        }
+
     @property
     def content_hash(self) -> str:
         """Equal for equal knowledge, on every machine."""

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..adapters import build_adapter
 from ..backbone import Backbone
+from ..drawing import knowing
 from ..files import atomic_write, load_tensors, save_tensors
 from ..sampling import generate
 from ..seeding import derive_seed
@@ -48,29 +48,14 @@ def pictures_of(
 
 def draw(backbone: Backbone, state: LifelongState | None, pictures: Pictures) -> Tensor:
     """[P, 3, H, W] in [0, 1] by the state's model, or by the base model."""
-    batch_size = BATCH.get(backbone.device.type, BATCH["cpu"])
-    if state is None:
-        return generate(
-            backbone,
-            pictures.prompts,
-            seed=pictures.seed,
-            steps=pictures.steps,
-            batch_size=batch_size,
-        )
-    adapter = build_adapter(state.adapter_spec, backbone, seed=0)
-    adapter.load(state.adapter)
-    vectors = {
-        token: {key: value.to(backbone.device) for key, value in concept.items()}
-        for token, concept in state.vectors.items()
-    }
-    with adapter.attached(backbone):
+    with knowing(backbone, state) as vectors:
         return generate(
             backbone,
             pictures.prompts,
             seed=pictures.seed,
             steps=pictures.steps,
             vectors=vectors,
-            batch_size=batch_size,
+            batch_size=BATCH.get(backbone.device.type, BATCH["cpu"]),
         )
 
 

@@ -50,12 +50,8 @@ class Lesson:
     @property
     def all_vectors(self) -> dict[str, ConceptVectors]:
         """Token -> vectors of every concept, the new one's trainable."""
-        device = self.backbone.device
-        known = self.state.vectors if self.state is not None else {}
-        return {
-            token: {key: value.to(device) for key, value in concept.items()}
-            for token, concept in known.items()
-        } | {self.task.token: self.vectors}
+        known = self.state.vectors_on(self.backbone.device) if self.state is not None else {}
+        return known | {self.task.token: self.vectors}
 
 
 def prepare_lesson(
