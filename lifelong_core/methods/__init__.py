@@ -4,6 +4,7 @@ from .joint import learn_joint
 from .learning import (
     CODE_VERSION,
     check_lesson,
+    check_memory,
     learn,
     lesson_key,
     lesson_settings,
@@ -19,6 +20,7 @@ __all__ = [
     "check_consolidates",
     "check_follows",
     "check_lesson",
+    "check_memory",
     "drawing_state",
     "learn",
     "learn_joint",

@@ -13,6 +13,7 @@ from ..errors import FileError, InputError, TrainingError
 from ..files import check_writable, content_hash
 from ..finished import finished_before
 from ..lesson import LessonSettings, defaults_for, for_adapter
+from ..memory import ShortTermMemory
 from ..state import LifelongState, save_state
 from ..training import ProgressCallback, Session
 from ..training.lesson import Lesson, finished_state, prepare_lesson, run_lesson, unfinished_state
@@ -31,6 +32,7 @@ def learn(
     state: LifelongState | None = None,
     method: str = "lora",
     settings: LessonSettings | None = None,
+    memory: ShortTermMemory | None = None,
     on_progress: ProgressCallback | None = None,
     preview_every: int = 0,
     workspace: Path | None = None,
@@ -41,6 +43,8 @@ def learn(
 
     settings: by default the family's, with the adapter of `state`; what the method fixes is
         replaced in them.
+    memory: pictures of earlier concepts, drawn by `state`, for methods that replay them; these
+        need it from the second lesson on.
     preview_every: steps between preview pictures in `on_progress`; 0 draws none.
     workspace: folder that keeps pictures of nouns, stopped lessons (they go on where they stopped,
         with the same bits) and finished lessons (the same lesson is then loaded, not learned).
@@ -53,7 +57,8 @@ def learn(
     settings = lesson_settings(backbone, state, method, settings)
     check_follows(state, method)
     check_lesson(backbone, task, state, settings, preview_every)
-    key = lesson_key(backbone, task, state, method, settings)
+    check_memory(task, state, method, memory)
+    key = lesson_key(backbone, task, state, method, settings, memory)
     finished = workspace / "lessons" / f"{key}.lifelong.safetensors" if workspace else None
     known = finished_before(finished)
     if known is not None:
@@ -61,7 +66,7 @@ def learn(
     if workspace is not None:
         check_writable(workspace)
     chosen = METHODS[method]
-    lesson = prepare_lesson(backbone, task, settings, state, chosen.start)
+    lesson = prepare_lesson(backbone, task, settings, state, chosen.start, memory)
     session = None
     if workspace is not None:
         session = Session(workspace / "sessions" / f"{key}.safetensors", key)
@@ -149,8 +154,10 @@ def lesson_key(
     state: LifelongState | None,
     method: str,
     settings: LessonSettings,
+    memory: ShortTermMemory | None = None,
 ) -> str:
     """A name for everything that a lesson's result depends on."""
+    replayed = () if memory is None else (memory.content_hash,)
     return content_hash(
         task.content_hash,
         settings.to_json(),
@@ -160,6 +167,7 @@ def lesson_key(
         state.content_hash if state is not None else None,
         __version__,
         CODE_VERSION,
+        *replayed,
     )
 
 
@@ -202,6 +210,40 @@ def check_lesson(
     vectors[task.token] = backbone.text.noun_vector(task.noun)
     for caption in task.captions:
         backbone.text.tokenize(caption, vectors)  # names tokens that nobody knows
+
+
+def check_memory(
+    task: ConceptTask, state: LifelongState | None, method: str, memory: ShortTermMemory | None
+) -> None:
+    """Raise InputError when a method that replays has no memory of earlier concepts, or another
+    one has some, or its pictures are of another size than the lesson's; StateError when the memory
+    is not of `state`.
+    """
+    replays = METHODS[method].replays is not None
+    later = state is not None and bool(state.records)
+    if memory is None:
+        if replays and later:
+            raise InputError(
+                f"Method {method!r} replays pictures of the concepts before, and none were given: "
+                "draw a memory bank from the state (in ComfyUI: the node Rainbow Memory Bank). "
+                "Only a first lesson needs none."
+            )
+        return
+    if not replays:
+        replaying = ", ".join(name for name, known in METHODS.items() if known.replays)
+        raise InputError(
+            f"Method {method!r} replays no pictures, so a memory bank would change nothing. Leave "
+            f"it out, or choose a method that replays: {replaying}."
+        )
+    if state is None or not later:
+        raise InputError("A memory bank was given for a first lesson, which has nothing to recall.")
+    memory.require_state(state)
+    if memory.images.shape[-2:] != task.images.shape[-2:]:
+        height, width = memory.images.shape[-2:]
+        raise InputError(
+            f"The memory bank's pictures have {width} x {height} pixels, the lesson's "
+            f"{task.images.shape[-1]} x {task.images.shape[-2]}. Draw the bank in that size."
+        )
 
 
 def _rescue(lesson: Lesson, method: str, path: Path) -> str:

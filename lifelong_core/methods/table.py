@@ -60,6 +60,8 @@ class Method:
     draw_with: a state and a prompt -> the state whose adapter draws it, with all concepts; only
         for drawing and exporting where it is another one. See `drawing_state`.
     records: what lessons put into their records, as `start` has it; see `check_follows`.
+    replays: how the pictures of earlier concepts that its lessons replay are chosen, a name of
+        `memory.SELECTIONS`; None for methods that replay none.
     """
 
     title: str
@@ -70,6 +72,7 @@ class Method:
     settings: Callable[[LessonSettings], LessonSettings] = as_given
     draw_with: Callable[[LifelongState, str], LifelongState] = as_it_is
     records: Records = Records.WHOLE
+    replays: str | None = None
 
     @property
     def needs_records(self) -> bool:

@@ -13,6 +13,7 @@ from ..adapters import Adapter, build_adapter
 from ..backbone import Backbone
 from ..concepts import Concept, ConceptTask
 from ..lesson import LessonSettings
+from ..memory import ShortTermMemory
 from ..objectives import Term
 from ..prompts import ConceptVectors
 from ..sampling import generate
@@ -37,7 +38,8 @@ class Lesson:
     """What the parts of a method may look at.
 
     adapter: the one that is trained; vectors: the new token's, per text encoder; state: the
-    knowledge before the lesson, None for a first one.
+    knowledge before the lesson, None for a first one; memory: pictures of earlier concepts to
+    replay, for methods that do.
     """
 
     backbone: Backbone
@@ -46,6 +48,7 @@ class Lesson:
     state: LifelongState | None
     adapter: Adapter
     vectors: dict[str, nn.Parameter]
+    memory: ShortTermMemory | None = None
 
     @property
     def all_vectors(self) -> dict[str, ConceptVectors]:
@@ -60,6 +63,7 @@ def prepare_lesson(
     settings: LessonSettings,
     state: LifelongState | None,
     start: Callable[[Lesson], None],
+    memory: ShortTermMemory | None = None,
 ) -> Lesson:
     """A lesson with a fresh adapter, put into its starting position by `start`.
 
@@ -76,7 +80,7 @@ def prepare_lesson(
     }
     for parameter in adapter.named_parameters().values():
         parameter.requires_grad_(settings.learning_rate > 0.0)
-    lesson = Lesson(backbone, task, settings, state, adapter, vectors)
+    lesson = Lesson(backbone, task, settings, state, adapter, vectors, memory)
     start(lesson)
     return lesson
 
