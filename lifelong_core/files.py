@@ -119,6 +119,18 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     return str(error)
 
 
+def file_hash(path: Path | str) -> str:
+    """SHA-256 (hex) of a file's bytes. Raises FileError when it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise FileError(f"Could not read {path}: {error}.") from error
+    return digest.hexdigest()
+
+
 def content_hash(*parts: Any) -> str:
     """SHA-256 (hex) over tensors, mappings, sequences, dataclass-free plain values, in order.
 

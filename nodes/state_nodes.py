@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from comfy_api.latest import io, ui
 
 from ..lifelong_core.errors import FileError
+from ..lifelong_core.files import file_hash
 from ..lifelong_core.sharing.naming import check_file_name
 from ..lifelong_core.state import LifelongState, load_state, save_state
 from .bridge import base_model
@@ -80,7 +80,7 @@ class LoadLifelongState(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None) -> str:
-        return _file_hash(state_path(file)) if file else ""  # None when the name is linked.
+        return file_hash(state_path(file)) if file else ""  # None when the name is linked.
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
@@ -132,11 +132,3 @@ def _newest_equal(name: str, state: LifelongState) -> Path | None:
         except FileError:
             return None
     return None
-
-
-def _file_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..backbone import Backbone
-from ..errors import FileError
-from ..files import CHECKSUM, content_hash, load_tensors, save_tensors
+from ..files import content_hash
+from ..finished import keep_latents, kept_latents
 from ..sampling import generate
 from ..seeding import derive_seed
 
@@ -19,8 +18,6 @@ CHUNK = 16
 """Pictures per cache file: a cancelled run keeps the chunks that it finished."""
 SAMPLER_STEPS = 20
 SAMPLED_AT_ONCE = 8
-
-logger = logging.getLogger(__name__)
 
 
 def prior_prompt(noun: str) -> str:
@@ -60,7 +57,7 @@ def prior_latents(
             str(autocast),
         ]
         path = folder / f"{content_hash(settings)}.safetensors" if folder else None
-        latents = _cached(path)
+        latents = kept_latents(path, "the pictures of the class noun")
         if latents is None:
             latents = generate(
                 backbone,
@@ -74,21 +71,6 @@ def prior_latents(
                 on_progress=(lambda _done, _of: on_progress()) if on_progress else None,
             )
             if path is not None:
-                save_tensors(path, {"latents": latents}, {CHECKSUM: content_hash(latents)})
+                keep_latents(path, latents)
         chunks.append(latents)
     return torch.cat(chunks).to(backbone.device)
-
-
-def _cached(path: Path | None) -> Tensor | None:
-    if path is None or not path.exists():
-        return None
-    try:
-        tensors, metadata = load_tensors(path)
-    except FileError as error:
-        logger.warning("Drawing the pictures of the class noun again: %s", error)
-        return None
-    latents = tensors.get("latents")
-    if latents is None or metadata.get(CHECKSUM) != content_hash(latents):
-        logger.warning("Drawing the pictures of the class noun again: %s is damaged.", path.name)
-        return None
-    return latents
