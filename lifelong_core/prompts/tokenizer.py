@@ -30,6 +30,11 @@ class Tokenizer:
         return self._bpe.get_vocab()
 
     @cached_property
+    def pieces(self) -> dict[int, str]:
+        """Id -> piece of text, the inverse of `vocabulary`."""
+        return {index: piece for piece, index in self.vocabulary.items()}
+
+    @cached_property
     def _bpe(self) -> BpeTokenizer:
         merges = _read_merges()
         symbols = list(_byte_symbols())

@@ -1,0 +1,33 @@
+"""Attention guidance: several concepts in one picture (L2DM's CAA and OAA, attend-and-excite)."""
+
+from .guidance import Branch, Guide, GuidedStep, OnMaps, guided_latent
+from .losses import guidance_loss, read_words
+from .maps import WordMaps, sharpen, word_maps
+from .schedule import Step, is_guided, k_diffusion_factor, refinement_target, step_size
+from .settings import GuidanceSettings
+from .words import Pair, PromptPlaces, PromptToken, WordPlaces, find_pairs, prompt_tokens
+
+__all__ = [
+    "Branch",
+    "GuidanceSettings",
+    "Guide",
+    "GuidedStep",
+    "OnMaps",
+    "Pair",
+    "PromptPlaces",
+    "PromptToken",
+    "Step",
+    "WordMaps",
+    "WordPlaces",
+    "find_pairs",
+    "guidance_loss",
+    "guided_latent",
+    "is_guided",
+    "k_diffusion_factor",
+    "prompt_tokens",
+    "read_words",
+    "refinement_target",
+    "sharpen",
+    "step_size",
+    "word_maps",
+]

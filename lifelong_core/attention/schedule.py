@@ -1,0 +1,50 @@
+"""When the latent is moved, how far, and how long attend-and-excite refines."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .settings import GuidanceSettings
+
+LAST_SHARE = 0.5
+"""What u falls to at the last step; the step size goes with sqrt(u)."""
+REFINEMENTS = ((0.0, 0.05), (0.2, 0.5), (0.4, 0.8))
+"""Share of the steps at which attend-and-excite refines, and the least maximum of every subject's
+map then: steps 0, 10 and 20 of 50."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Step `index` (from 0) of `count` steps of sampling."""
+
+    index: int
+    count: int
+
+
+def is_guided(step: Step, settings: GuidanceSettings) -> bool:
+    """Whether the latent is moved at this step: steps 0 to 24 of 50 at a fraction of 0.5."""
+    return settings.active and step.index < settings.guided_fraction * step.count
+
+
+def step_size(step: Step, settings: GuidanceSettings) -> float:
+    """alpha_t = step_size * sqrt(u), u on a line from 1 at the first step to 0.5 at the last."""
+    share = step.index / max(step.count - 1, 1)
+    return settings.step_size * math.sqrt(1 - (1 - LAST_SHARE) * share)
+
+
+def refinement_target(step: Step, settings: GuidanceSettings) -> float | None:
+    """The least maximum that attend-and-excite refines for at this step, None at most steps."""
+    if not settings.attend_and_excite or not settings.refinement:
+        return None
+    targets = [least for at, least in REFINEMENTS if round(at * step.count) == step.index]
+    return targets[-1] if targets else None
+
+
+def k_diffusion_factor(sigma: float) -> float:
+    """What a step size is multiplied by for k-diffusion's latents at noise level `sigma`.
+
+    The papers move the variance-preserving z_t; k-diffusion and ComfyUI hold x = z sqrt(1 + s^2).
+    By the chain rule dz = -a grad_z L is dx = -a (1 + s^2) grad_x L.
+    """
+    return 1.0 + sigma * sigma

@@ -1,0 +1,127 @@
+"""Which positions of a tokenised prompt hold a concept's vectors and which hold its noun."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..errors import InputError
+from ..prompts import TokenizedPrompt, TokenVector, tokenizer
+from ..prompts.clip import BOS, EOS
+from ..prompts.syntax import IDENTIFIER
+
+PromptToken = int | str | None
+"""What stands at one position: a vocabulary id, the concept token whose vector it is, or padding.
+"""
+Pair = tuple[str | None, str]
+"""What tells one thing of a picture: its concept token (or a plain word, such as its colour; None
+when there is nothing but the noun) and its noun."""
+
+END_OF_WORD = "</w>"
+
+
+@dataclass(frozen=True)
+class WordPlaces:
+    """Positions of one pair's words in a prompt: of the concept (none: empty) and of the noun."""
+
+    concept: tuple[int, ...]
+    noun: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PromptPlaces:
+    """The pairs of one prompt, in the order asked for, and the prompt's length in positions.
+
+    `length` is 77 times its chunks: where prompts of different lengths share a batch, the columns
+    of the shorter one repeat after so many.
+    """
+
+    pairs: tuple[WordPlaces, ...]
+    length: int
+
+    @property
+    def mentions(self) -> tuple[int, ...]:
+        """Place of every pair in the order of mention, 0 for the noun that comes first."""
+        nouns = [min(pair.noun) for pair in self.pairs]
+        return tuple(sorted(nouns).index(noun) for noun in nouns)
+
+
+def prompt_tokens(prompt: TokenizedPrompt) -> list[PromptToken]:
+    """The prompt's positions in order, chunk after chunk of 77."""
+    items = (position.item for chunk in prompt.chunks for position in chunk)
+    return [item.token if isinstance(item, TokenVector) else item for item in items]
+
+
+def find_pairs(tokens: Sequence[PromptToken], pairs: Sequence[Pair]) -> PromptPlaces:
+    """Find every pair in a prompt.
+
+    A concept's places are all of its vectors, in every mention, with or without "embedding:"
+    before its name; a word that no vector is called by is looked for as plain text. Its noun is
+    the first one behind the concept that no other pair has, or the first free one anywhere: two
+    dogs with a concept each have a noun each. Nouns may have several words and any case.
+
+    Raises InputError, listing what the prompt holds, when a concept or a noun is not in it, when
+    fewer nouns are there than pairs ask for, or when `pairs` is empty.
+    """
+    if not pairs:
+        raise InputError("There is nothing to guide: give at least one pair of concept and noun.")
+    plain = [(at, item) for at, item in enumerate(tokens) if _is_content(item)]
+    taken: set[int] = set()
+    found = []
+    for concept, noun in pairs:
+        at = _concept_places(plain, concept, taken) if concept else ()
+        nouns = [place for place in _text_places(plain, noun) if taken.isdisjoint(place)]
+        if not nouns:
+            raise InputError(_missing("noun", noun, plain, bool(_text_places(plain, noun))))
+        behind = [place for place in nouns if at and place[0] > at[0]]
+        place = (behind or nouns)[0]
+        taken.update(at, place)
+        found.append(WordPlaces(at, place))
+    return PromptPlaces(tuple(found), len(tokens))
+
+
+def _is_content(item: PromptToken) -> bool:
+    return item is not None and item not in (BOS, EOS)
+
+
+Content = Sequence[tuple[int, PromptToken]]
+"""Positions that hold words or vectors, without begin, end and padding."""
+
+
+def _concept_places(content: Content, concept: str, taken: set[int]) -> tuple[int, ...]:
+    name = concept.removeprefix(IDENTIFIER)
+    vectors = tuple(at for at, item in content if item == name)
+    words = [] if concept.startswith(IDENTIFIER) else _text_places(content, concept)
+    places = [place for place in ([vectors] if vectors else words) if taken.isdisjoint(place)]
+    if not places:
+        raise InputError(_missing("concept", name, content, bool(vectors or words)))
+    return places[0]
+
+
+def _text_places(content: Content, text: str) -> list[tuple[int, ...]]:
+    """Every place where the tokens of `text` follow one another, also over a chunk's end."""
+    wanted = tokenizer().encode(text)
+    if not wanted:
+        raise InputError(f"{text!r} holds no word; give a noun such as 'dog'.")
+    last = len(content) - len(wanted)
+    windows = (content[start : start + len(wanted)] for start in range(last + 1))
+    return [tuple(at for at, _ in part) for part in windows if [item for _, item in part] == wanted]
+
+
+def _missing(kind: str, name: str, content: Content, taken: bool) -> str:
+    vectors = ", ".join(dict.fromkeys(item for _, item in content if isinstance(item, str)))
+    words = " ".join(_words(item for _, item in content))
+    what = f"The prompt does not hold the {kind} {name!r}"
+    if taken:
+        what = f"More pairs ask for the {kind} {name!r} than the prompt has of it"
+    return (
+        f"{what}. Found were the concept tokens: {vectors or 'none'}; and the words: "
+        f"{words or 'none'}. Name what the prompt names, or change the prompt."
+    )
+
+
+def _words(items: Iterable[PromptToken]) -> list[str]:
+    """The plain words of a prompt, put together from their pieces."""
+    pieces = tokenizer().pieces
+    text = "".join(pieces[item] for item in items if isinstance(item, int))
+    return [word for word in text.split(END_OF_WORD) if word]
