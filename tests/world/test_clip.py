@@ -34,7 +34,12 @@ from lifelong_core.world.dice import Dice
 from lifelong_core.world.drawing import Placement
 from lifelong_core.world.looks import Look
 from lifelong_core.world.palette import COLOURS
-from lifelong_core.world.pretrain.clip import caption_loss, short_loss, train_clip
+from lifelong_core.world.pretrain.clip import (
+    caption_loss,
+    short_loss,
+    train_clip,
+    unevenness,
+)
 from lifelong_core.world.pretrain.clip_data import twin_scene
 from lifelong_core.world.pretrain.clip_words import facts_of, falsified, levels, shortened
 from lifelong_core.world.pretrain.dataset import Scenes
@@ -179,6 +184,24 @@ def test_true_short_captions_share_and_nothing_to_ask_costs_nothing() -> None:
     assert short_loss(right, level, nothing) == 0
 
 
+def test_captions_are_even_when_all_that_they_are_true_of_scores_alike() -> None:
+    level = levels()["noun"]
+    dog, cat = NOUNS.index("dog"), NOUNS.index("cat")
+    scenes = [
+        Scene("beach", (RED_DOG,)),
+        Scene("grass", (RED_DOG,)),
+        Scene("beach", (STRIPED_CAT,)),
+    ]
+    facts = torch.tensor([facts_of(scene) for scene in scenes])
+    cosines = torch.zeros(3, len(NOUNS))
+    cosines[:, cat] = torch.tensor([0.9, 0.1, 0.4])  # true of one only: nothing to compare
+    cosines[:, dog] = torch.tensor([0.5, 0.5, -1.0])
+    assert unevenness(cosines, level, facts) == 0
+    cosines[1, dog] = 0.3
+    assert float(unevenness(cosines, level, facts)) == pytest.approx(0.01)
+    assert unevenness(cosines, level, facts[2:].expand(3, -1) * 0) == 0
+
+
 def test_a_few_steps_of_training_write_weights_and_another_run_goes_on_from_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +213,7 @@ def test_a_few_steps_of_training_write_weights_and_another_run_goes_on_from_them
     train_clip(tmp_path, scenes, None, seed=0, steps=2, weights=tmp_path)
     measured = read_json(tmp_path / "clip.json")["history"][-1]
     told = {"noun_told", "colour_told", "background_told", "caption_found", "twin_found"}
+    told |= {"plain_over_fancy"}
     assert told <= measured.keys()
     assert (tmp_path / "clip.safetensors").stat().st_size < 6_000_000
     (tmp_path / "clip.checkpoint.safetensors").unlink()

@@ -71,6 +71,8 @@ class ClipData:
         self._alone = torch.tensor(
             [i for i, s in enumerate(every[self.count :], self.count) if _is_natural_single(s)]
         )
+        plain = [every[i].things[0].look.is_plain for i in self._alone.tolist()]
+        self._plain = torch.tensor(plain)
 
     def batch(self, size: int, twins: int, draw: torch.Generator) -> Tensor:
         """Scene numbers [size]: first `twins` characters of one noun, then any scenes."""
@@ -104,7 +106,8 @@ class ClipData:
         `true_over_false`: the caption fits better than a falsified one. `noun_told` (of 8),
         `colour_told` (of 12, for bodies of one colour), `background_told` (of 6): "a photo of a
         dog", "a photo of a red dog", "a photo of a dog on grass" picked for single objects in the
-        natural style.
+        natural style. `plain_over_fancy`: by how much "a photo of a dog" scores more with a plain
+        dog than with any other, mean over nouns; both are dogs.
         """
         index = torch.arange(self.count, min(self.count + FOUND_AMONG, len(self.ids)))
         ids = self.ids[index, 0].long()
@@ -129,6 +132,15 @@ class ClipData:
             asked = (own & right).any(1)
             return float(right.gather(1, best)[asked].float().mean())
 
+        def preference() -> float:
+            """The mean cosine of a noun's caption to plain objects over that to fancy ones."""
+            level = short["noun"]
+            fits = pictures(self._alone) @ texts(level.ids).T
+            true = level.truth(self.facts[self._alone].long())[0]
+            plain = self._plain[:, None]
+            gaps = _mean(fits, true & plain) - _mean(fits, true & ~plain)
+            return float(gaps.nanmean())
+
         @torch.no_grad()
         def report() -> dict[str, float]:
             model.eval()
@@ -145,10 +157,16 @@ class ClipData:
             }
             shares = {name: float(value) for name, value in values.items()}
             shares |= {f"{name}_told": told(name) for name in short}
+            shares["plain_over_fancy"] = preference()
             model.train()
             return shares
 
         return report
+
+
+def _mean(values: Tensor, where: Tensor) -> Tensor:
+    """[B, K] -> [K] over the rows chosen by `where`; nan where there is none."""
+    return (values * where).sum(0) / where.sum(0)
 
 
 def _is_character(scene: Scene) -> bool:
