@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     test = commands.add_parser("evaluate", help="measure how well a demo model draws what is asked")
     wanted = EvaluateSettings()
     test.add_argument("--model", type=Path, help="checkpoint, else the shipped one")
-    test.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="result folder")
+    test.add_argument(
+        "--out", type=Path, default=Path(".cache/world/evaluation"), help="result folder"
+    )
     test.add_argument("--count", type=int, default=wanted.count, help="prompts per group")
     test.add_argument("--steps", type=int, default=wanted.steps, help="sampling steps")
     test.add_argument("--seed", type=int, default=wanted.seed)

@@ -62,13 +62,15 @@ def evaluate(
     *,
     command: str,
     on_progress: Callable[[str], None] = log.info,
+    on_group: Callable[[Group], None] = lambda group: None,
 ) -> dict[str, Any]:
     """Draw three groups of prompts, let the judge read them, write report and grids to `folder`.
 
     plain: one object in one colour (pretraining has shown nearly all of the 384 prompts). single:
     one object with a described look, pair: two plain objects; both in combinations that
     pretraining never showed. Beside each figure stands the ceiling: the judge's own accuracy on
-    renders of the asked scenes, and on those renders after the VAE. Returns the summary.
+    renders of the asked scenes, and on those renders after the VAE. `on_group` gets each group's
+    pictures. Returns the summary.
     """
     shown = Shown(Scenes(folder, settings.scenes, settings.scenes_seed, wild=False))
     asked = {
@@ -81,6 +83,7 @@ def evaluate(
         group = _draw(backbone, name, asked[name], settings)
         run, rebuilt = _read(backbone, judge, group)
         groups.append(group)
+        on_group(group)
         runs.append(run)
         on_progress(f"{name}: {run['drawn']}")
         _write_grids(folder, group, rebuilt)
