@@ -4,13 +4,13 @@ from .joint import learn_joint
 from .learning import (
     CODE_VERSION,
     check_lesson,
-    check_memory,
     learn,
     lesson_key,
     lesson_settings,
     teach,
 )
 from .records import check_consolidates, check_follows
+from .replaying import check_memory
 from .table import METHODS, Method, drawing_state
 
 __all__ = [

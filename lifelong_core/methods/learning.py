@@ -13,12 +13,13 @@ from ..errors import FileError, InputError, TrainingError
 from ..files import check_writable, content_hash
 from ..finished import finished_before
 from ..lesson import LessonSettings, defaults_for, for_adapter
-from ..memory import ShortTermMemory
+from ..memory import FeatureModel, MemorySettings, ShortTermMemory
 from ..state import LifelongState, save_state
 from ..training import ProgressCallback, Session
 from ..training.lesson import Lesson, finished_state, prepare_lesson, run_lesson, unfinished_state
 from ..training.precision import check_precision
 from .records import check_follows
+from .replaying import check_memory, draw_memory, memorise, memory_model
 from .table import METHODS, Records
 
 CODE_VERSION = 2
@@ -33,6 +34,7 @@ def learn(
     method: str = "lora",
     settings: LessonSettings | None = None,
     memory: ShortTermMemory | None = None,
+    features: FeatureModel | None = None,
     on_progress: ProgressCallback | None = None,
     preview_every: int = 0,
     workspace: Path | None = None,
@@ -45,6 +47,8 @@ def learn(
         replaced in them.
     memory: pictures of earlier concepts, drawn by `state`, for methods that replay them; these
         need it from the second lesson on.
+    features: the model by whose features the state remembers this lesson's pictures; by default
+        the world CLIP for methods that replay, while others remember nothing.
     preview_every: steps between preview pictures in `on_progress`; 0 draws none.
     workspace: folder that keeps pictures of nouns, stopped lessons (they go on where they stopped,
         with the same bits) and finished lessons (the same lesson is then loaded, not learned).
@@ -58,11 +62,12 @@ def learn(
     check_follows(state, method)
     check_lesson(backbone, task, state, settings, preview_every)
     check_memory(task, state, method, memory)
+    features = memory_model(state, method, features)
     key = lesson_key(backbone, task, state, method, settings, memory)
     finished = workspace / "lessons" / f"{key}.lifelong.safetensors" if workspace else None
     known = finished_before(finished)
     if known is not None:
-        return known
+        return memorise(known, task, features)
     if workspace is not None:
         check_writable(workspace)
     chosen = METHODS[method]
@@ -93,7 +98,7 @@ def learn(
         save_state(learned, finished)
     if session is not None:
         session.remove()
-    return learned
+    return memorise(learned, task, features)
 
 
 def teach(
@@ -104,16 +109,21 @@ def teach(
     method: str = "lora",
     settings: LessonSettings | None = None,
     consolidation: ConsolidationSettings | None = None,
+    memory: MemorySettings | None = None,
+    features: FeatureModel | None = None,
     on_progress: ProgressCallback | None = None,
     preview_every: int = 0,
     workspace: Path | None = None,
 ) -> LifelongState:
-    """A whole task of the stream: the method's lesson (`learn`), then its phases (`consolidate`).
+    """A whole task of the stream: what the method replays (`recall`), its lesson (`learn`), then
+    its phases (`consolidate`).
 
     consolidation: by default the family's, with the lesson's precision and seed.
+    memory: how pictures to replay are drawn, by default with the lesson's precision and seed; the
+        method says how they are chosen.
 
-    Raises what `learn` and `consolidate` raise. Without a workspace, a cancelled or failed
-    consolidation loses the lesson too.
+    Raises what `recall`, `learn` and `consolidate` raise. Without a workspace, a cancelled or
+    failed consolidation loses the lesson too.
     """
     settings = lesson_settings(backbone, state, method, settings)
     phases = METHODS[method].after
@@ -125,12 +135,26 @@ def teach(
         )
     if phases:
         check_precision(backbone, consolidation.precision)
+    check_follows(state, method)
+    check_lesson(backbone, task, state, settings, preview_every)
+    replayed = draw_memory(
+        backbone,
+        task,
+        state,
+        method,
+        memory or MemorySettings(precision=settings.precision, seed=settings.seed),
+        features,
+        on_progress=on_progress,
+        workspace=workspace,
+    )
     learned = learn(
         backbone,
         task,
         state=state,
         method=method,
         settings=settings,
+        memory=replayed,
+        features=features,
         on_progress=on_progress,
         preview_every=preview_every,
         workspace=workspace,
@@ -210,40 +234,6 @@ def check_lesson(
     vectors[task.token] = backbone.text.noun_vector(task.noun)
     for caption in task.captions:
         backbone.text.tokenize(caption, vectors)  # names tokens that nobody knows
-
-
-def check_memory(
-    task: ConceptTask, state: LifelongState | None, method: str, memory: ShortTermMemory | None
-) -> None:
-    """Raise InputError when a method that replays has no memory of earlier concepts, or another
-    one has some, or its pictures are of another size than the lesson's; StateError when the memory
-    is not of `state`.
-    """
-    replays = METHODS[method].replays is not None
-    later = state is not None and bool(state.records)
-    if memory is None:
-        if replays and later:
-            raise InputError(
-                f"Method {method!r} replays pictures of the concepts before, and none were given: "
-                "draw a memory bank from the state (in ComfyUI: the node Rainbow Memory Bank). "
-                "Only a first lesson needs none."
-            )
-        return
-    if not replays:
-        replaying = ", ".join(name for name, known in METHODS.items() if known.replays)
-        raise InputError(
-            f"Method {method!r} replays no pictures, so a memory bank would change nothing. Leave "
-            f"it out, or choose a method that replays: {replaying}."
-        )
-    if state is None or not later:
-        raise InputError("A memory bank was given for a first lesson, which has nothing to recall.")
-    memory.require_state(state)
-    if memory.images.shape[-2:] != task.images.shape[-2:]:
-        height, width = memory.images.shape[-2:]
-        raise InputError(
-            f"The memory bank's pictures have {width} x {height} pixels, the lesson's "
-            f"{task.images.shape[-1]} x {task.images.shape[-2]}. Draw the bank in that size."
-        )
 
 
 def _rescue(lesson: Lesson, method: str, path: Path) -> str:

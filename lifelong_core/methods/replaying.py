@@ -1,0 +1,100 @@
+"""Methods that replay: the memory that their lessons need, and what those leave in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..backbone import Backbone
+from ..concepts import ConceptTask
+from ..errors import InputError
+from ..memory import FeatureModel, MemorySettings, ShortTermMemory, recall, remember, world_features
+from ..memory.long_term import require_rememberable
+from ..state import LifelongState
+from ..training import ProgressCallback
+from .table import METHODS
+
+
+def memory_model(
+    state: LifelongState | None, method: str, features: FeatureModel | None
+) -> FeatureModel | None:
+    """The model that a lesson of `method` is remembered with: `features` if given, the world CLIP
+    for methods that replay, none for others.
+
+    Raises StateError when lessons of `state` were remembered with another.
+    """
+    if features is None and METHODS[method].replays is not None:
+        features = world_features()
+    if features is not None:
+        require_rememberable(state, features)
+    return features
+
+
+def draw_memory(
+    backbone: Backbone,
+    task: ConceptTask,
+    state: LifelongState | None,
+    method: str,
+    settings: MemorySettings,
+    features: FeatureModel | None,
+    *,
+    on_progress: ProgressCallback | None,
+    workspace: Path | None,
+) -> ShortTermMemory | None:
+    """What the lesson of `task` replays, chosen as `method` says; None for a first lesson and for
+    methods that replay nothing. Raises what `recall` raises.
+    """
+    selection = METHODS[method].replays
+    if selection is None or state is None or not state.records:
+        return None
+    recollection = recall(
+        backbone,
+        state,
+        features or world_features(),
+        settings=replace(settings, selection=selection),
+        size=task.images.shape[-1],
+        on_progress=on_progress,
+        workspace=workspace,
+    )
+    return recollection.memory
+
+
+def memorise(
+    state: LifelongState, task: ConceptTask, features: FeatureModel | None
+) -> LifelongState:
+    """`state` that remembers its newest lesson, unless there is no feature model."""
+    return state if features is None else remember(state, task, features)
+
+
+def check_memory(
+    task: ConceptTask, state: LifelongState | None, method: str, memory: ShortTermMemory | None
+) -> None:
+    """Raise InputError when a method that replays has no memory of earlier concepts, or another
+    one has some, or its pictures are of another size than the lesson's; StateError when the memory
+    is not of `state`.
+    """
+    replays = METHODS[method].replays is not None
+    later = state is not None and bool(state.records)
+    if memory is None:
+        if replays and later:
+            raise InputError(
+                f"Method {method!r} replays pictures of the concepts before, and none were given: "
+                "draw a memory bank from the state (in ComfyUI: the node Rainbow Memory Bank). "
+                "Only a first lesson needs none."
+            )
+        return
+    if not replays:
+        replaying = ", ".join(name for name, known in METHODS.items() if known.replays)
+        raise InputError(
+            f"Method {method!r} replays no pictures, so a memory bank would change nothing. Leave "
+            f"it out, or choose a method that replays: {replaying}."
+        )
+    if state is None or not later:
+        raise InputError("A memory bank was given for a first lesson, which has nothing to recall.")
+    memory.require_state(state)
+    if memory.images.shape[-2:] != task.images.shape[-2:]:
+        height, width = memory.images.shape[-2:]
+        raise InputError(
+            f"The memory bank's pictures have {width} x {height} pixels, the lesson's "
+            f"{task.images.shape[-1]} x {task.images.shape[-2]}. Draw the bank in that size."
+        )
