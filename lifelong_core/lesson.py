@@ -25,6 +25,9 @@ class LessonSettings:
     steps: int = number(200, "optimiser steps", 1, 100_000)
     learning_rate: float = number(1e-3, "step size of the adapter's weights", 0.0, 1.0)
     token_learning_rate: float = number(5e-3, "step size of the token's vectors", 0.0, 1.0)
+    norm_learning_rate: float = number(
+        1e-6, "spectral adapters: step size of the norms' weights and biases", 0.0, 1.0
+    )
     batch_size: int = number(8, "pictures of the concept per batch", 1, 256)
     prior_batch_size: int = number(4, "pictures of the plain class noun per batch", 1, 256)
     prior_count: int = number(
@@ -107,10 +110,11 @@ def defaults_for(family: str) -> LessonSettings:
     return _DEFAULTS[family]
 
 
-_RATES = {"lora": 1.0, "vera": 10.0, "key_value": 0.1}
+_RATES = {"lora": 1.0, "vera": 10.0, "key_value": 0.1, "spectral": 2.0}
 """Step sizes that suit the kinds of adapters, relative to a LoRA's. VeRA's two vectors need larger
 steps (Kopiczko et al. 2024 use about ten times LoRA's); full matrices smaller ones (Custom
-Diffusion: 1e-5 times 4 pictures where LoRA has 5e-4)."""
+Diffusion: 1e-5 times 4 pictures where LoRA has 5e-4). Shifts of singular values take 1e-3 (SVDiff)
+where LoRA has 5e-4."""
 
 
 def for_adapter(settings: LessonSettings, adapter: AdapterSpec) -> LessonSettings:

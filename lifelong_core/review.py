@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .adapters.distance import change_norm
-from .adapters.factors import low_rank_factors
+from .adapters.distance import change_norm, measured_change
 from .backbone import Backbone
 from .backbone.families import DOWNSCALE
 from .consolidation.context import concept_prompt
@@ -102,7 +101,7 @@ def weight_drift(state: LifelongState, lessons: Sequence[int]) -> Cells:
     changes = {}
     for lesson in lessons:
         drawn = drawing_state(state_after(state, lesson), "")
-        changes[lesson] = low_rank_factors(drawn.adapter_spec, drawn.adapter, layers(state.family))
+        changes[lesson] = measured_change(drawn.adapter_spec, drawn.adapter, layers(state.family))
     sizes = {lesson: change_norm(factors) for lesson, factors in changes.items()}
     return {
         (after, lesson): change_norm(changes[after], changes[lesson]) / sizes[lesson]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..lifelong_core.adapters.distance import change_norm
-from ..lifelong_core.adapters.factors import Factors, low_rank_factors
+from ..lifelong_core.adapters.distance import change_norm, measured_change
+from ..lifelong_core.adapters.factors import Factors
 from ..lifelong_core.classifier import INERT
 from ..lifelong_core.consolidation import ConsolidationSettings, Phase
 from ..lifelong_core.consolidation.context import REPORT
@@ -92,4 +92,4 @@ def _movement(before: LifelongState, after: LifelongState) -> str:
 
 
 def _changes(state: LifelongState) -> dict[str, Factors]:
-    return low_rank_factors(state.adapter_spec, state.adapter, layers(state.family))
+    return measured_change(state.adapter_spec, state.adapter, layers(state.family))

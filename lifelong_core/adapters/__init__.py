@@ -10,6 +10,8 @@ from .layers import target_layers
 from .lora import LoraAdapter
 from .protocol import Adapter
 from .spec import AdapterSpec
+from .spectral import SpectralAdapter
+from .spectrum import spectrum_of
 from .vera import VeraAdapter
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ __all__ = [
     "Factors",
     "KeyValueAdapter",
     "LoraAdapter",
+    "SpectralAdapter",
     "VeraAdapter",
     "build_adapter",
     "low_rank_factors",
@@ -39,4 +42,6 @@ def build_adapter(spec: AdapterSpec, backbone: Backbone, *, seed: int) -> Adapte
         return VeraAdapter(spec, layers)
     if spec.kind == "key_value":
         return KeyValueAdapter(spec, layers)
+    if spec.kind == "spectral":
+        return SpectralAdapter(spec, layers, spectrum_of(backbone))
     return LoraAdapter(spec, layers, seed=seed)

@@ -37,8 +37,14 @@ def low_rank_factors(
     other k times the identity, k = min(out, in), so that no decomposition is needed. alpha is the
     same for all layers, which diffusers relies on, whatever their k.
 
-    `shapes` has every layer of `weights`. Raises StateError when one has another size there.
+    `shapes` has every layer of `weights`. Raises StateError when one has another size there, and
+    for spectral adapters, whose weights say nothing without the base model's singular vectors.
     """
+    if spec.kind == "spectral":
+        raise StateError(
+            "A spectral adapter only says how far the base model's singular values move, so it is "
+            "no LoRA by itself. Use a state that was learned with a LoRA for this."
+        )
     layers = dict.fromkeys(key.rsplit(".", 1)[0] for key in weights)
     own = {layer: shapes[layer] for layer in layers}
     found = _KINDS[spec.kind](spec, weights, own)

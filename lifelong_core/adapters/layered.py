@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import StateError
-from .layers import Attachment, Forward, target_layers
+from .layers import Attachment, Forward, Layer, target_layers
 from .shifted import ShiftedLinear
 from .spec import AdapterSpec
 
@@ -26,7 +26,7 @@ class LayeredAdapter(ABC):
     and says what a layer computes. `strength` scales the change of all layers.
     """
 
-    def __init__(self, spec: AdapterSpec, layers: Mapping[str, nn.Linear]) -> None:
+    def __init__(self, spec: AdapterSpec, layers: Mapping[str, Layer]) -> None:
         self.spec = spec
         self.strength = 1.0
         self._attachment: Attachment | None = None
@@ -43,7 +43,7 @@ class LayeredAdapter(ABC):
     ) -> dict[str, Tensor]: ...
 
     @abstractmethod
-    def _forward(self, key: str, layer: nn.Linear) -> Forward:
+    def _forward(self, key: str, layer: Layer) -> Forward:
         """What `layer` computes with the adapter."""
 
     def attach(self, backbone: Backbone) -> None:
@@ -73,7 +73,7 @@ class LayeredAdapter(ABC):
     def rest_on(self, changes: Mapping[str, Tensor]) -> None:
         self._beneath = changes
 
-    def forwards(self, layers: Mapping[str, nn.Linear]) -> dict[str, Forward]:
+    def forwards(self, layers: Mapping[str, Layer]) -> dict[str, Forward]:
         grounds = {
             key: ShiftedLinear(layer, self._beneath[key]) if key in self._beneath else layer
             for key, layer in layers.items()

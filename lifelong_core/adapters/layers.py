@@ -19,15 +19,19 @@ if TYPE_CHECKING:
     from ..backbone import Backbone
 
 Forward = Callable[..., Tensor]
+Layer = Any
+"""An nn.Linear; for spectral adapters also an nn.Conv2d, nn.GroupNorm or nn.LayerNorm."""
 TEXT_TARGETS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
 
 
-def target_layers(backbone: Backbone, spec: AdapterSpec) -> dict[str, nn.Linear]:
+def target_layers(backbone: Backbone, spec: AdapterSpec) -> dict[str, Layer]:
     """The layers of `backbone` that `spec` names, in module order.
 
     Keys: "unet.<module path>" and "text.<encoder key>.<module path>".
     Raises StateError when nothing matches.
     """
+    if spec.kind == "spectral":
+        return spectral_layers(backbone.unet)
     layers = _matching(backbone.unet, "unet", spec.targets)
     if spec.text_encoder:
         for key, encoder in backbone.text.modules.items():
@@ -37,7 +41,15 @@ def target_layers(backbone: Backbone, spec: AdapterSpec) -> dict[str, nn.Linear]
     return layers
 
 
-def _matching(root: nn.Module, prefix: str, endings: tuple[str, ...]) -> dict[str, nn.Linear]:
+def spectral_layers(unet: nn.Module) -> dict[str, Layer]:
+    """All linear and convolution layers and all norms of a UNet, named as `target_layers` does."""
+    kinds = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
+    return {
+        f"unet.{path}": module for path, module in unet.named_modules() if isinstance(module, kinds)
+    }
+
+
+def _matching(root: nn.Module, prefix: str, endings: tuple[str, ...]) -> dict[str, Layer]:
     dotted = tuple(f".{ending}" for ending in endings)
     return {
         f"{prefix}.{path}": module

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor, nn
 
-from .layers import Forward
+from .layers import Forward, Layer
 from .spec import AdapterSpec
 
 if TYPE_CHECKING:
@@ -41,10 +41,11 @@ class Adapter(Protocol):
         """When attached, answer as if each layer's weight had its frozen change [out, in] as well.
 
         They are no part of the adapter: neither of its weights, nor `deltas`, nor `strength`.
+        Raises StateError for a kind that cannot (spectral).
         """
         ...
 
-    def forwards(self, layers: Mapping[str, nn.Linear]) -> dict[str, Forward]:
+    def forwards(self, layers: Mapping[str, Layer]) -> dict[str, Forward]:
         """Adapted forward of each layer: for code that mixes several adapters on one model."""
         ...
 
@@ -61,13 +62,14 @@ class Adapter(Protocol):
         ...
 
     def deltas(self) -> dict[str, Tensor]:
-        """Layer key -> ΔW [out, in] at strength 1, differentiable in the weights."""
+        """Layer key -> ΔW at strength 1, of W's shape, differentiable in the weights."""
         ...
 
     def sample_gradients(self, layer: str, inputs: Tensor, gradients: Tensor) -> dict[str, Tensor]:
         """Gradient of B separate losses in the weights on `layer`: name -> [B, *shape], fp32.
 
         inputs: what the layer was given for each loss, [B, N, in]; gradients: of that loss in
-        what the layer answered, [B, N, out].
+        what the layer answered, [B, N, out]. Of layers that are not linear, rows are as the layer
+        is given them: [B, N, in, h, w] for a convolution.
         """
         ...

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import Adapter
+from ..adapters.layers import Layer
 
 
 class _Tap(torch.autograd.Function):
@@ -39,7 +40,7 @@ class _Tap(torch.autograd.Function):
 
 def sample_gradients(
     adapter: Adapter,
-    layers: Mapping[str, nn.Linear],
+    layers: Mapping[str, Layer],
     losses: Callable[[], Tensor],
     *,
     scale: float = 1.0,
@@ -61,13 +62,13 @@ def sample_gradients(
 
     def hook_of(key: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def tell(inputs: Tensor, gradient: Tensor) -> None:
-            found.update(
-                adapter.sample_gradients(
-                    key,
-                    inputs.float().reshape(samples, -1, inputs.shape[-1]),
-                    gradient.float().reshape(samples, -1, gradient.shape[-1]) / scale,
-                )
+            # All but the features of a linear layer's input are rows; others need theirs whole.
+            row = 1 if isinstance(layers[key], nn.Linear) else inputs.dim() - 1
+            given, wanted = (
+                value.float().reshape(samples, -1, *value.shape[value.dim() - row :])
+                for value in (inputs, gradient)
             )
+            found.update(adapter.sample_gradients(key, given, wanted / scale))
 
         return lambda _, args, output: _Tap.apply(output, args[0].detach(), root, tell)
 

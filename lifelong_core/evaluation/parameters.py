@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from ..adapters import low_rank_factors
-from ..adapters.distance import change_norm
+from ..adapters.distance import change_norm, measured_change
 from ..backbone import Backbone
 from ..methods import METHODS
 from ..sharing.naming import layers
@@ -41,7 +40,7 @@ def stored_percent(backbone: Backbone, state: LifelongState) -> float:
     count = sum(_numbers(concept.vectors.values()) for concept in state.concepts)
     count += sum(_numbers(group.values()) for group in state.extras.values())
     for adapter in _needed(state):
-        if change_norm(low_rank_factors(state.adapter_spec, adapter, layers(state.family))):
+        if change_norm(measured_change(state.adapter_spec, adapter, layers(state.family))):
             count += _numbers(adapter.values())
     return 100.0 * count / _unet(backbone)
 

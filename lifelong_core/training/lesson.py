@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import Adapter, build_adapter
+from ..adapters.spec import NORM_PARTS
 from ..backbone import Backbone
 from ..concepts import Concept, ConceptTask
 from ..lesson import LessonSettings
@@ -30,6 +31,7 @@ from .session import Session, Snapshot
 from .views import encode_views
 
 ADAPTER_WEIGHT_DECAY = 1e-2
+NORM_ENDINGS = tuple(f".{part}" for part in NORM_PARTS)
 PREVIEW_STEPS = 15
 
 
@@ -78,8 +80,10 @@ def prepare_lesson(
         )
         for key, value in noun.items()
     }
-    for parameter in adapter.named_parameters().values():
-        parameter.requires_grad_(settings.learning_rate > 0.0)
+    for name, parameter in adapter.named_parameters().items():
+        norm = name.endswith(NORM_ENDINGS)
+        rate = settings.norm_learning_rate if norm else settings.learning_rate
+        parameter.requires_grad_(rate > 0.0)
     lesson = Lesson(backbone, task, settings, state, adapter, vectors, memory)
     start(lesson)
     return lesson
@@ -255,18 +259,19 @@ def memory_advice(settings: LessonSettings) -> str:
 
 
 def parameter_groups(lesson: Lesson) -> list[ParameterGroup]:
-    """The adapter's weights and the token's vectors, as far as they are trained."""
-    settings = lesson.settings
+    """The adapter's weights and the token's vectors, as far as they are trained.
+
+    Weights that a spectral adapter has on norms have a rate of their own.
+    """
+    settings, weights = lesson.settings, lesson.adapter.named_parameters()
+    norms = {name: value for name, value in weights.items() if name.endswith(NORM_ENDINGS)}
+    others = {name: value for name, value in weights.items() if name not in norms}
     groups = [
-        ParameterGroup(
-            "adapter",
-            lesson.adapter.named_parameters(),
-            settings.learning_rate,
-            ADAPTER_WEIGHT_DECAY,
-        ),
+        ParameterGroup("adapter", others, settings.learning_rate, ADAPTER_WEIGHT_DECAY),
+        ParameterGroup("norms", norms, settings.norm_learning_rate, ADAPTER_WEIGHT_DECAY),
         ParameterGroup("token", lesson.vectors, settings.token_learning_rate),
     ]
-    return [group for group in groups if group.learning_rate > 0.0]
+    return [group for group in groups if group.parameters and group.learning_rate > 0.0]
 
 
 def loss_metrics(result: Snapshot) -> dict[str, object]:

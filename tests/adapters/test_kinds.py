@@ -11,6 +11,7 @@ from lifelong_core.adapters import (
     AdapterSpec,
     KeyValueAdapter,
     LoraAdapter,
+    SpectralAdapter,
     VeraAdapter,
     build_adapter,
     low_rank_factors,
@@ -25,8 +26,16 @@ SPECS = {
     "lora": AdapterSpec(rank=4, alpha=2.0),
     "vera": AdapterSpec("vera", rank=8, targets=("attn1.to_q", "attn2.to_v"), text_encoder=True),
     "key_value": AdapterSpec("key_value"),
+    "spectral": AdapterSpec("spectral"),
 }
-CLASSES = {"lora": LoraAdapter, "vera": VeraAdapter, "key_value": KeyValueAdapter}
+CLASSES = {
+    "lora": LoraAdapter,
+    "vera": VeraAdapter,
+    "key_value": KeyValueAdapter,
+    "spectral": SpectralAdapter,
+}
+ON_ONE_LAYER = pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind != "spectral"])
+"""Spectral adapters have layers of more sorts: see test_spectral.py."""
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +109,24 @@ def test_attached_equals_merged(backbone: Backbone, spec: AdapterSpec) -> None:
     layers, deltas = target_layers(backbone, spec), adapter.deltas()
     assert layers.keys() == deltas.keys()
     plain = {key: layer.weight.data for key, layer in layers.items()}
+    offsets = {key: value for key, value in adapter.state().items() if key.endswith(".offset")}
+    biases = {key: layers[key.removesuffix(".offset")].bias.data for key in offsets}
     try:
         for key, layer in layers.items():
             layer.weight.data = plain[key] + deltas[key].detach()
+        for key, offset in offsets.items():
+            layers[key.removesuffix(".offset")].bias.data = biases[key] + offset
         torch.testing.assert_close(predict(backbone), attached, rtol=1e-4, atol=1e-4)
         merged = backbone.text.encode(prompts).context
         torch.testing.assert_close(merged, text, rtol=1e-4, atol=1e-4)
     finally:
         for key, layer in layers.items():
             layer.weight.data = plain[key]
+        for key, bias in biases.items():
+            layers[key.removesuffix(".offset")].bias.data = bias
 
 
+@pytest.mark.parametrize("spec", [SPECS[kind] for kind in CLASSES if kind != "spectral"])
 def test_weights_alone_tell_the_change(backbone: Backbone, spec: AdapterSpec) -> None:
     adapter = trained(build_adapter(spec, backbone, seed=0))
     shapes = {key: tuple(delta.shape) for key, delta in adapter.deltas().items()}
@@ -125,7 +141,7 @@ def test_weights_alone_tell_the_change(backbone: Backbone, spec: AdapterSpec) ->
         low_rank_factors(spec, adapter.state(), wrong)
 
 
-@pytest.mark.parametrize("kind", CLASSES)
+@ON_ONE_LAYER
 def test_gradients_of_single_losses(kind: str) -> None:
     """`sample_gradients` against one backward pass per loss."""
     layer = nn.Linear(6, 5, bias=False).requires_grad_(False)
@@ -143,7 +159,7 @@ def test_gradients_of_single_losses(kind: str) -> None:
             torch.testing.assert_close(found[name][sample], gradient, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", CLASSES)
+@ON_ONE_LAYER
 @pytest.mark.parametrize("autocast", [False, True])
 def test_half_precision_keeps_small_changes(kind: str, autocast: bool) -> None:
     """A change far below bf16's resolution of W still reaches the output."""
@@ -179,7 +195,7 @@ def test_other_weights_are_refused(backbone: Backbone, spec: AdapterSpec) -> Non
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"kind": "spectral"}, "spectral.*lora, vera, key_value"),
+        ({"kind": "lokr"}, "lokr.*lora, vera, key_value, spectral"),
         ({"kind": "vera", "rank": 5000}, "5000"),
         ({"kind": "key_value", "text_encoder": True}, "key_value changes"),
         ({"kind": "key_value", "targets": ("attn1.to_k",)}, "key_value changes"),

@@ -75,7 +75,7 @@ def together(backbone: Backbone, mixed: MixedAdapters, rows: slice = slice(None)
     )
 
 
-@pytest.mark.parametrize("spec", [KEYS_AND_VALUES, ALL_KINDS_OF_LAYERS])
+@pytest.mark.parametrize("spec", [KEYS_AND_VALUES, ALL_KINDS_OF_LAYERS, AdapterSpec("spectral")])
 @pytest.mark.parametrize("differentiable", [True, False])
 def test_every_row_has_its_own_adapter(
     backbone: Backbone, spec: AdapterSpec, differentiable: bool

@@ -16,7 +16,12 @@ from lifelong_core.evaluation.parameters import stored_percent, trained_percent
 from lifelong_core.seeding import generator
 from lifelong_core.state import LifelongState, TaskRecord
 
-SPECS = (AdapterSpec(rank=2), AdapterSpec("vera", rank=4), AdapterSpec("key_value"))
+SPECS = (
+    AdapterSpec(rank=2),
+    AdapterSpec("vera", rank=4),
+    AdapterSpec("key_value"),
+    AdapterSpec("spectral"),
+)
 LESSONS = 3
 TOKEN = 128
 """Numbers in the vector of one token."""
