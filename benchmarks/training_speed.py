@@ -173,8 +173,8 @@ def ways(
     about: dict[str, float | int | str] = {
         "trained_tensors_both": len(comfyui.weights),
         "trained_weights_both": count,
-        "comfyui_attention": comfyui.about["attention"],
-        "comfyui_weights": comfyui.about["dtype"],
+        "comfyui_attention": comfyui.ready["attention"],
+        "comfyui_weights": comfyui.ready["dtype"],
     }
     return turns, [theirs["accumulated"], theirs["batch"]], about
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,8 +133,11 @@ def test_cases_take_turns_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_case_that_breaks_off_says_why() -> None:
-    broken = CaseProcess(Case("no such phase", 2, 3), iterations=1, device="cpu", threads=1)
-    broken._command = broken._command[:1] + ["-c", "raise SystemExit('that went wrong')"]
+    class Broken(CaseProcess):
+        def command(self, folder: Path) -> list[str]:
+            return [*super().command(folder)[:1], "-c", "raise SystemExit('that went wrong')"]
+
+    broken = Broken(Case("no such phase", 2, 3), iterations=1, device="cpu", threads=1)
     with pytest.raises(SetupError, match="no such phase.*\n.*that went wrong"), broken:
         pass
     assert json.loads(json.dumps(asdict(broken.case)))["phase"] == "no such phase"
