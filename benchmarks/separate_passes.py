@@ -10,22 +10,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from lifelong_core.adapters import Adapter, build_adapter
-from lifelong_core.adapters.frozen import frozen_adapter
 from lifelong_core.adapters.mixed import TRAINED, MixedAdapters
 from lifelong_core.backbone import Backbone, Conditioning
 from lifelong_core.consolidation import Consolidation, NoisyBatch
-from lifelong_core.consolidation.distill import DistillBatches, DistillPhase
+from lifelong_core.consolidation.distill import DistillPhase
 from lifelong_core.consolidation.fisher_passes import FisherPasses
 from lifelong_core.fisher import with_diagonal
 from lifelong_core.objectives import Predictor
-from lifelong_core.objectives.distillation import SCORE_ROLES, DistillOutputs, DistillScores
 from lifelong_core.objectives.predict import RunsUnet
 from lifelong_core.state import LifelongState
 from lifelong_core.training import Progress, ProgressCallback
@@ -117,6 +115,7 @@ class ThreeUnets(MixedAdapters):
         with ExitStack() as stack:
             for adapter, own in zip(self.adapters, self.backbones, strict=True):
                 stack.enter_context(adapter.attached(own))
+            for own in self.backbones[1:]:  # the phase does it to the base model's
                 stack.enter_context(cheaper_layers(own.unet))
             yield
 
@@ -144,27 +143,10 @@ class ThreeUnets(MixedAdapters):
 class DistillOnThreeUnets(DistillPhase):
     """`DistillPhase` with a UNet for the student and one for each teacher."""
 
-    def __call__(
-        self, work: Consolidation, state: LifelongState, on_progress: ProgressCallback | None
-    ) -> LifelongState:
-        backbone, spec, settings = work.backbone, state.adapter_spec, work.settings
-        student = build_adapter(spec, backbone, seed=settings.seed)
-        student.load(state.adapter)
-        newest = frozen_adapter(spec, backbone, state.adapter)
-        earlier = frozen_adapter(spec, backbone, state.records[0].adapter)
-        models = ThreeUnets(backbone, student, (newest, earlier))
-        work.encode((work.current, work.prior, *work.earlier))
-        batches = DistillBatches(self.name, work, state, models, earlier, SCORE_ROLES)
-        scores = DistillScores(
-            settings.gamma,
-            settings.teacher_temperature,
-            settings.student_temperature,
-            settings.space,
-        )
-        terms = (DistillOutputs(settings.distillation_weight), scores)
-        with models.attached(backbone):
-            self._train(work, student, batches, terms, on_progress)
-        return replace(state, adapter=student.state())
+    def _models(
+        self, backbone: Backbone, student: Adapter, teachers: Sequence[Adapter]
+    ) -> MixedAdapters:
+        return ThreeUnets(backbone, student, teachers)
 
 
 def _with_own_unet(backbone: Backbone) -> Backbone:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..adapters import Adapter, AdapterSpec, build_adapter
 from ..adapters.frozen import frozen_adapter
 from ..adapters.mixed import MixedAdapters, RowPredictor, check_can_mix
+from ..backbone import Backbone
 from ..errors import StateError
 from ..objectives import StepBatch, Term
 from ..objectives.distillation import (
@@ -74,7 +75,7 @@ class DistillPhase:
         student.load(state.adapter)
         newest = frozen_adapter(spec, backbone, state.adapter)
         earlier = frozen_adapter(spec, backbone, state.records[0].adapter)
-        mixed = MixedAdapters(student, (newest, earlier))
+        mixed = self._models(backbone, student, (newest, earlier))
         roles = SCORE_ROLES if self.dc else OUTPUT_ROLES
         # Once and outside of the training loop, whose precision may be another.
         work.encode((work.current, work.prior, *work.earlier))
@@ -91,6 +92,12 @@ class DistillPhase:
         record = replace(record, adapter=weights)
         consolidated = replace(state, adapter=weights, records=(*older, record))
         return with_report(consolidated, self.name, report)
+
+    def _models(
+        self, backbone: Backbone, student: Adapter, teachers: Sequence[Adapter]
+    ) -> MixedAdapters:
+        """Student and teachers as one: here on one UNet, row by row."""
+        return MixedAdapters(student, teachers)
 
     def _train(
         self,
