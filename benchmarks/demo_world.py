@@ -96,7 +96,7 @@ def prompts_part(backbone: Backbone, settings: EvaluateSettings, folder: Path) -
 def concepts_part(backbone: Backbone, prompts: Path, folder: Path) -> dict[str, Any]:
     """Twenty characters learned alone, five in sequence."""
     base = load_tensors(prompts / "plain.safetensors")[0]["pictures"].float() / 255
-    summary, rows, sheet = measure_concepts(backbone, base, folder.parent / "workspace")
+    summary, rows, sheet = measure_concepts(backbone, base)
     write_png(to_picture(sheet), folder / "concepts.png")
     return {"summary": summary, "runs": rows}
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.record import Recorder
 from lifelong_core.backbone import Backbone, load_backbone
-from lifelong_core.concepts import make_task
+from lifelong_core.concepts import ConceptTask, make_task
 from lifelong_core.drawing import knowing
 from lifelong_core.evaluation.features import (
     FeatureSpace,
@@ -47,6 +47,8 @@ from lifelong_core.world.streams import Character, toys5
 PHOTOS, UNSEEN, PER_PROMPT, STEPS = 5, 20, 4, 20
 SHOWN = 6
 """Pictures of each kind in the sheet."""
+WORKSPACE = CACHE / "learn_concept"
+"""Finished lessons; other benchmarks that teach the same find them there."""
 
 
 def main() -> None:
@@ -69,7 +71,7 @@ def main() -> None:
     backbone = load_backbone(weights_path("demo"))
     rows, sheet = [], []
     for toy in toys5(seed):
-        row, pictures = measure(backbone, toy, CACHE / "learn_concept")
+        row, pictures = measure(backbone, toy, WORKSPACE)
         say(json.dumps(row))
         rows.append(row)
         sheet.append(pictures)
@@ -87,9 +89,7 @@ def measure(
 ) -> tuple[dict[str, Any], list[Tensor]]:
     """Teach one toy and compare its pictures with the base model's: the row of the result, and
     photos, base pictures and learned pictures for the sheet."""
-    size = backbone.family.default_size
-    photos = toy.photos(PHOTOS)
-    task = make_task(toy.token, toy.noun, photos, toy.captions(PHOTOS), size=size)
+    task = task_of(toy, backbone.family.default_size)
     began = time.monotonic()
     state = learn(backbone, task, workspace=workspace)
     seconds = time.monotonic() - began
@@ -108,7 +108,12 @@ def measure(
     ta = [float(text_alignment(clip, pictures, prompts).mean()) for pictures in (learned, base)]
     row |= {"ta": round(ta[0], 4), "ta_base": round(ta[1], 4), "ta_change": round(ta[0] - ta[1], 4)}
     row["ta_change_of_renders"] = round(ta_of_renders(clip, toy) - ta_of_renders(clip, toy, 0), 4)
-    return row, [photos, base[::PER_PROMPT][:SHOWN], learned[::PER_PROMPT][:SHOWN]]
+    return row, [toy.photos(PHOTOS), base[::PER_PROMPT][:SHOWN], learned[::PER_PROMPT][:SHOWN]]
+
+
+def task_of(toy: Character, size: int) -> ConceptTask:
+    """The lesson: photos with captions that tell their backgrounds."""
+    return make_task(toy.token, toy.noun, toy.photos(PHOTOS), toy.captions(PHOTOS), size=size)
 
 
 def ta_of_renders(clip: WorldClip, toy: Character, seed: int | None = None) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.learn_concept import STEPS, UNSEEN, WORKSPACE, task_of
 from lifelong_core.backbone import Backbone
-from lifelong_core.concepts import ConceptTask, make_task
 from lifelong_core.drawing import knowing
 from lifelong_core.evaluation.features import (
     FeatureSpace,
@@ -34,7 +33,6 @@ from lifelong_core.world.streams import Character, toys5
 
 STREAMS = (2, 3, 4, 5)
 """Five toys of each: twenty characters, four of each noun."""
-PHOTOS, UNSEEN, STEPS = 5, 20, 20
 IN_PHOTOS = 2 * len(BACKGROUNDS)
 """The first prompts ask for photos, whose backgrounds the judge reads; the rest for drawings."""
 SHOWN, SHOWN_SIZE = 3, 96
@@ -57,13 +55,8 @@ def twenty() -> list[Character]:
     return [toy for seed in STREAMS for toy in toys5(seed)]
 
 
-def task_of(toy: Character, size: int) -> ConceptTask:
-    """The lesson: five photos with captions that tell their backgrounds."""
-    return make_task(toy.token, toy.noun, toy.photos(PHOTOS), toy.captions(PHOTOS), size=size)
-
-
 def measure_concepts(
-    backbone: Backbone, base_pictures: Tensor, workspace: Path
+    backbone: Backbone, base_pictures: Tensor
 ) -> tuple[dict[str, float], list[dict[str, Any]], Tensor]:
     """Teach the twenty, each alone, and five in sequence.
 
@@ -78,13 +71,13 @@ def measure_concepts(
     drawn = []
     for toy in twenty():
         say(f"Learning {toy.token}.")
-        state = learn(backbone, task_of(toy, backbone.family.default_size), workspace=workspace)
+        state = learn(backbone, task_of(toy, backbone.family.default_size), workspace=WORKSPACE)
         drawn.append(drawn_with(backbone, toy, state, base[toy.noun]))
     rows = [row(one, drawn, spaces, judge) for one in drawn]
     keys = ("gain", "gain_judge", "margin", "margin_judge", "background", "noun_right")
     summary = {key: mean(one[key] for one in rows) for key in keys}
     summary["noun_shift"] = mean(abs(one["noun_shift"]) for one in rows)
-    summary["first_kept"] = first_kept(backbone, drawn[0], spaces[""], workspace)
+    summary["first_kept"] = first_kept(backbone, drawn[0], spaces[""])
     return summary, rows, sheet(drawn)
 
 
@@ -136,12 +129,12 @@ def similarity(space: FeatureSpace, pictures: Tensor, to: Drawn) -> float:
     return float(image_alignment(space, pictures, to.renders).mean())
 
 
-def first_kept(backbone: Backbone, first: Drawn, space: FeatureSpace, workspace: Path) -> float:
+def first_kept(backbone: Backbone, first: Drawn, space: FeatureSpace) -> float:
     """The share of its gain that the first of five concepts keeps under plain fine-tuning."""
     state = None
     for toy in toys5(STREAMS[0]):
         task = task_of(toy, backbone.family.default_size)
-        state = learn(backbone, task, state=state, workspace=workspace)
+        state = learn(backbone, task, state=state, workspace=WORKSPACE)
     assert state is not None
     last = drawn_with(backbone, first.toy, state, first.base)
     alone, end, base = (
