@@ -1,6 +1,8 @@
 """Attention guidance: several concepts in one picture (L2DM's CAA and OAA, attend-and-excite)."""
 
+from .capture import ConditionalBranch
 from .guidance import Branch, Guide, GuidedStep, OnMaps, guided_latent
+from .layers import map_blocks, map_layers, map_size
 from .losses import guidance_loss, read_words
 from .maps import WordMaps, sharpen, word_maps
 from .schedule import Step, is_guided, k_diffusion_factor, refinement_target, step_size
@@ -9,6 +11,7 @@ from .words import Pair, PromptPlaces, PromptToken, WordPlaces, find_pairs, prom
 
 __all__ = [
     "Branch",
+    "ConditionalBranch",
     "GuidanceSettings",
     "Guide",
     "GuidedStep",
@@ -24,6 +27,9 @@ __all__ = [
     "guided_latent",
     "is_guided",
     "k_diffusion_factor",
+    "map_blocks",
+    "map_layers",
+    "map_size",
     "prompt_tokens",
     "read_words",
     "refinement_target",

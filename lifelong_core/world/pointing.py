@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import isqrt
 from types import TracebackType
-from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..attention import find_pairs, prompt_tokens
+from ..attention.capture import attention_maps, watching
 from ..backbone import Backbone
 from ..prompts import tokenizer
+from ..prompts.tokens import tokenize
 from .judge_net import GRID
 
 INSIDE = 0.5  # least probability of the noun for a cell to count as inside its object
 
 
 def noun_positions(prompt: str, noun: str) -> list[int]:
-    """Positions of the noun's tokens in the prompt's first chunk of 77 (0 is the start mark)."""
-    ids, wanted = tokenizer().encode(prompt), tokenizer().encode(noun)
-    for start in range(len(ids) - len(wanted) + 1):
-        if ids[start : start + len(wanted)] == wanted:
-            return [1 + start + k for k in range(len(wanted))]
-    raise ValueError(f"{noun!r} is not in {prompt!r}")
+    """Positions of the noun's tokens in a prompt of plain words. Raises InputError without it."""
+    tokens = prompt_tokens(tokenize(prompt, {}, tokenizer()))
+    return list(find_pairs(tokens, [(None, noun)]).pairs[0].noun)
 
 
 @dataclass
@@ -46,13 +46,12 @@ class Watch:
         self.maps: dict[str, Tensor] = {}
         self._calls: dict[str, int] = {}
         self._first: dict[str, int] = {}
-        self._handles: list[Any] = []
+        self._watching = ExitStack()
 
     def __enter__(self) -> Watch:
-        for name, module in self.backbone.unet.named_modules():
-            if name.endswith("attn2") and isinstance(module, Attention):
-                hook = self._hook(name)
-                self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        unet = self.backbone.unet
+        names = [name for name, _ in unet.named_modules() if name.endswith("attn2")]
+        self._watching.enter_context(watching(unet, names, self._see))
         return self
 
     def __exit__(
@@ -61,17 +60,11 @@ class Watch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._watching.close()
 
-    def _hook(self, name: str) -> Any:
-        def watch(module: Attention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            context = kwargs["encoder_hidden_states"]
-            half = len(hidden) // 2  # the first half is the empty prompt
-            self._add(name, attention_maps(module, hidden[half:], context[half:]))
-
-        return watch
+    def _see(self, name: str, layer: Attention, hidden: Tensor, context: Tensor) -> None:
+        half = len(hidden) // 2  # the first half is the empty prompt
+        self._add(name, attention_maps(layer, hidden[half:], context[half:]))
 
     def _add(self, name: str, maps: Tensor) -> None:
         """Add `maps` [batch, cells, tokens] to the pictures that this step belongs to."""
@@ -88,15 +81,6 @@ class Watch:
         self._calls[name] = self._calls.get(name, 0) + 1
         if self._calls[name] % self.steps == 0:
             self._first[name] = first + batch
-
-
-@torch.no_grad()
-def attention_maps(attention: Attention, hidden: Tensor, context: Tensor) -> Tensor:
-    """softmax(q k^T), mean of heads: hidden [B, cells, C], context [B, T, W] -> [B, cells, T]."""
-    query, key = attention.to_q(hidden), attention.to_k(context)
-    heads = attention.heads
-    query, key = (x.unflatten(-1, (heads, -1)).transpose(1, 2).float() for x in (query, key))
-    return (query @ key.mT * attention.scale).softmax(-1).mean(1)
 
 
 def points_inside(maps: Tensor, where: Tensor) -> Tensor:
