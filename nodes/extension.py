@@ -10,11 +10,13 @@ from .export_lora import ExportLifelongLora
 from .folders import register_state_folders
 from .learn_concept_task import LearnConceptTask
 from .lifelong_report import LifelongReport
+from .rainbow_memory_bank import RainbowMemoryBank
 from .state_nodes import ApplyLifelongState, LoadLifelongState, SaveLifelongState
 
 NODES: list[type[io.ComfyNode]] = [
     LearnConceptTask,
     ConsolidateEWCDC,
+    RainbowMemoryBank,
     SaveLifelongState,
     LoadLifelongState,
     ApplyLifelongState,

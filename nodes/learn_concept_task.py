@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
+from ..lifelong_core.memory import ShortTermMemory
 from ..lifelong_core.methods import learn
 from ..lifelong_core.state import LifelongState
 from .bridge import model_family, training_backbone, usual_precision
+from .clip_vision import ClipVisionFeatures
 from .folders import workspace
 from .lesson_schema import lesson_inputs
 from .lesson_values import lesson_settings, lesson_task, only, usual_settings
@@ -76,6 +78,8 @@ class LearnConceptTask(io.ComfyNode):
         captions: list[str] | None = None,
         state: list[LifelongState] | None = None,
         resolution: list[int] | None = None,
+        memory: list[ShortTermMemory] | None = None,
+        features: list[Any] | None = None,
         **widgets: list[Any],
     ) -> io.NodeOutput:
         given = only("state", state) if state else None
@@ -103,6 +107,8 @@ class LearnConceptTask(io.ComfyNode):
                     state=given,
                     method=chosen,
                     settings=settings,
+                    memory=only("memory", memory) if memory else None,
+                    features=ClipVisionFeatures(only("features", features)) if features else None,
                     on_progress=ComfyProgress(),
                     preview_every=max(PREVIEW_STEPS, settings.steps // PREVIEWS),
                     workspace=workspace(),

@@ -6,14 +6,14 @@ from comfy_api.latest import io
 
 from ..lifelong_core.lesson import LR_SCHEDULES, PRECISIONS
 from .lesson_values import LAYERS, LESSON_METHODS
-from .types import LifelongStateType
+from .types import LifelongStateType, MemoryBankType
 
 FAMILY_DEFAULT = "0 takes the default of the model's family."
 
 
 def lesson_inputs() -> list[io.Input]:
-    """Required inputs, then optional ones, then those for the few who want them."""
-    return [*_links(), *_widgets(), *_optional(), *_advanced()]
+    """Required inputs, then optional ones, those for the few who want them, and later links."""
+    return [*_links(), *_widgets(), *_optional(), *_advanced(), *_memory()]
 
 
 def _links() -> list[io.Input]:
@@ -254,5 +254,23 @@ def _advanced() -> list[io.Input]:
             round=False,
             tooltip="Methods with 'ewc': how firmly weights that earlier concepts need are held. "
             "More keeps those better and learns the new one less. -1 takes the default.",
+        ),
+    ]
+
+
+def _memory() -> list[io.Input]:
+    return [
+        MemoryBankType.Input(
+            "memory",
+            optional=True,
+            tooltip="Methods with 'l2dm': pictures of earlier concepts to replay, from Rainbow "
+            "Memory Bank with the same state. A first lesson needs none.",
+        ),
+        io.ClipVision.Input(
+            "features",
+            optional=True,
+            tooltip="What the lesson's pictures are remembered by, for Rainbow Memory Bank: a "
+            "CLIP_VISION from Load CLIP Vision, the same one in all lessons. Without it methods "
+            "with 'l2dm' take the small CLIP of the demo world, which knows no photos.",
         ),
     ]

@@ -7,3 +7,7 @@ from comfy_api.latest import io
 LIFELONG_STATE = "LIFELONG_STATE"
 
 LifelongStateType = io.Custom(LIFELONG_STATE)
+
+MEMORY_BANK = "MEMORY_BANK"
+
+MemoryBankType = io.Custom(MEMORY_BANK)
