@@ -11,6 +11,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
+from .attention import AttentionGuidance, ConditionalBranch, Guide, Step
 from .backbone import Backbone, Conditioning, NoiseSchedule
 from .backbone.families import DOWNSCALE, LATENT_CHANNELS
 from .errors import InputError
@@ -35,6 +36,7 @@ def generate(
     batch_size: int = 8,
     as_latents: bool = False,
     autocast: torch.dtype | None = None,
+    attention: AttentionGuidance | None = None,
     on_progress: StepCallback | None = None,
 ) -> Tensor:
     """One picture per prompt: [B, 3, H, W] in [0, 1], or latents [B, 4, h, w]; fp32, on the CPU.
@@ -42,12 +44,14 @@ def generate(
     DPM-Solver++(2M) (Lu et al. 2022) on Karras' noise levels, classifier-free guidance in one
     batch (none at `guidance` 1). Picture i starts from the noise of (`seed`, i), so `batch_size`
     does not change it. `guidance` and `size` (height, width) default to the family's; `autocast`
-    is the dtype for mixed precision. Raises InputError for settings that cannot be used.
+    is the dtype for mixed precision. `attention` makes several concepts appear side by side; with
+    weights of 0 it changes no bit. Raises InputError for settings that cannot be used.
     """
     family = backbone.family
     height, width = size or (family.default_size, family.default_size)
     _check(steps, batch_size, height, width)
     scale = family.guidance if guidance is None else guidance
+    places = attention.places(backbone.text, prompts, vectors or {}) if attention else []
     encoded = backbone.text.encode(prompts, vectors)
     unconditional = backbone.text.encode([negative], vectors)
     sampler = _Sampler(backbone, unconditional, steps, scale, (height, width), autocast)
@@ -66,7 +70,8 @@ def generate(
         part = encoded[slice(start, start + batch_size)]
         indices = range(start, start + len(part))
         noise = [torch.randn(shape, generator=generator(seed, "noise", i)) for i in indices]
-        latents = sampler.run(torch.stack(noise).to(backbone.device), part, report)
+        guide = attention.guide(places[start : start + len(part)]) if attention else None
+        latents = sampler.run(torch.stack(noise).to(backbone.device), part, report, guide)
         finished.append((latents if as_latents else backbone.codec.decode(latents)).float().cpu())
     return torch.cat(finished)
 
@@ -95,7 +100,11 @@ class _Sampler:
     autocast: torch.dtype | None
 
     def run(
-        self, latents: Tensor, conditioning: Conditioning, on_step: Callable[[], None]
+        self,
+        latents: Tensor,
+        conditioning: Conditioning,
+        on_step: Callable[[], None],
+        guide: Guide | None,
     ) -> Tensor:
         """From noise to clean latents, both [B, 4, h, w] fp32."""
         inputs = conditioning
@@ -104,22 +113,36 @@ class _Sampler:
             inputs = Conditioning.cat([repeated, conditioning])
         scheduler = solver(self.backbone.schedule)
         scheduler.set_timesteps(self.steps, device=latents.device)
-        for t in scheduler.timesteps:
-            output = self._predict(latents, t, inputs)
+        for index, t in enumerate(scheduler.timesteps):
+            known = None
+            if guide is not None:
+                branch = ConditionalBranch(self.backbone, conditioning, t, self.size, self.autocast)
+                guided = guide(latents, branch, Step(index, self.steps))
+                latents, known = guided.latents, guided.output
+            output = self._predict(latents, t, inputs, known)
             latents = scheduler.step(output, t, latents, return_dict=False)[0]
             on_step()
         return latents
 
-    def _predict(self, latents: Tensor, t: Tensor, inputs: Conditioning) -> Tensor:
-        """The guided output [B, 4, h, w] fp32; `inputs` holds the unconditional rows first."""
-        batch = latents.repeat(len(inputs) // len(latents), 1, 1, 1)
-        with _autocast(self.backbone, self.autocast):
-            timesteps = t.expand(len(batch))
-            output = self.backbone.predict(batch, timesteps, inputs, self.size).float()
+    def _predict(
+        self, latents: Tensor, t: Tensor, inputs: Conditioning, known: Tensor | None
+    ) -> Tensor:
+        """The guided output [B, 4, h, w] fp32; `inputs` holds the unconditional rows first.
+
+        `known`: the output with the prompts, where guidance has computed it already.
+        """
         if self.guidance == 1.0:
-            return output
-        without, with_prompt = output.chunk(2)
-        return without + self.guidance * (with_prompt - without)
+            return self._output(latents, t, inputs) if known is None else known
+        if known is None:
+            without, known = self._output(latents.repeat(2, 1, 1, 1), t, inputs).chunk(2)
+        else:
+            without = self._output(latents, t, inputs[slice(0, len(latents))])
+        return without + self.guidance * (known - without)
+
+    def _output(self, latents: Tensor, t: Tensor, inputs: Conditioning) -> Tensor:
+        with _autocast(self.backbone, self.autocast):
+            timesteps = t.expand(len(latents))
+            return self.backbone.predict(latents, timesteps, inputs, self.size).float()
 
 
 def solver(schedule: NoiseSchedule) -> DPMSolverMultistepScheduler:

@@ -5,11 +5,13 @@ from .guidance import Branch, Guide, GuidedStep, OnMaps, guided_latent
 from .layers import map_blocks, map_layers, map_size
 from .losses import guidance_loss, read_words
 from .maps import WordMaps, sharpen, word_maps
+from .request import AttentionGuidance
 from .schedule import Step, is_guided, k_diffusion_factor, refinement_target, step_size
 from .settings import GuidanceSettings
 from .words import Pair, PromptPlaces, PromptToken, WordPlaces, find_pairs, prompt_tokens
 
 __all__ = [
+    "AttentionGuidance",
     "Branch",
     "ConditionalBranch",
     "GuidanceSettings",
