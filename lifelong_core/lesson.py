@@ -34,6 +34,18 @@ class LessonSettings:
         32, "pictures of the class noun that the base model draws once; 0 learns without", 0, 10_000
     )
     prior_weight: float = number(1.0, "weight of the loss on the noun's pictures", 0.0, 100.0)
+    earlier_prior_count: int = number(
+        0, "pictures of each earlier concept's class noun among the noun's pictures", 0, 10_000
+    )
+    replay_batch_size: int = number(
+        4, "remembered pictures per batch, in methods that replay", 1, 256
+    )
+    replay_weight: float = number(
+        1.0, "weight of the remembered pictures as they are (α of TAME)", 0.0, 1e6
+    )
+    replay_teacher_weight: float = number(
+        1.0, "weight of drawing them as before the lesson (γ of ECD)", 0.0, 1e6
+    )
     retention_weight: float = number(
         1.0, "lwf: weight of answering under earlier prompts as before the lesson", 0.0, 1e6
     )
@@ -85,6 +97,7 @@ _LARGE = LessonSettings(
     token_learning_rate=1e-3,
     batch_size=1,
     prior_batch_size=1,
+    replay_batch_size=1,
     prior_count=200,
     accumulation=8,
     precision="bf16",

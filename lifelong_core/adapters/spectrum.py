@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..backbone import Backbone
 
 SPECTRUM_FORMAT = "lifelong_spectrum"
+SPECTRA = "spectra"
+"""Folder of a workspace that the decompositions lie in."""
 PARTS = ("left", "values", "right")
 
 logger = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from ..consolidation.distill import check_teachers
 from ..consolidation.stacking import stacked_state, summed_changes
 from ..objectives import Term
 from ..objectives.overlap import Overlap
+from ..objectives.replay import Replay
 from ..objectives.retention import Retention
 from ..prompts import PromptCache
 from ..state import LifelongState
@@ -39,6 +40,25 @@ def retain_earlier(lesson: Lesson) -> Term | None:
         cache=PromptCache(backbone.text, trains_encoder=settings.adapter.text_encoder),
         weight=settings.retention_weight,
         min_snr_gamma=settings.min_snr_gamma,
+    )
+
+
+def replay_earlier(lesson: Lesson) -> Term | None:
+    """L_TAME's and L_ECD's terms on the remembered pictures, as one regression."""
+    state, backbone, settings = lesson.state, lesson.backbone, lesson.settings
+    if state is None or lesson.memory is None:
+        return None
+    teacher = frozen_adapter(state.adapter_spec, backbone, state.adapter)
+    own_prompts = None
+    if settings.adapter.text_encoder:
+        cache = PromptCache(backbone.text, trains_encoder=True)
+        own_prompts = cache, state.vectors_on(backbone.device)
+    return Replay(
+        settings.replay_weight,
+        settings.replay_teacher_weight,
+        lambda: standing_in(teacher, lesson.adapter, backbone),
+        settings.min_snr_gamma,
+        own_prompts,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import __version__
+from ..adapters.spectrum import SPECTRA, keep_spectrum
 from ..backbone import Backbone
 from ..concepts import ConceptTask, check_new_token
 from ..consolidation import ConsolidationSettings, consolidate, consolidation_defaults
@@ -70,6 +71,8 @@ def learn(
         return memorise(known, task, features)
     if workspace is not None:
         check_writable(workspace)
+    if workspace is not None and settings.adapter.kind == "spectral":
+        keep_spectrum(backbone, workspace / SPECTRA)
     chosen = METHODS[method]
     lesson = prepare_lesson(backbone, task, settings, state, chosen.start, memory)
     session = None

@@ -76,6 +76,34 @@ def custom_diffusion_settings(settings: LessonSettings) -> LessonSettings:
     return for_adapter(settings, AdapterSpec(kind="key_value"))
 
 
+def svdiff_settings(settings: LessonSettings) -> LessonSettings:
+    """Shifts of the singular values of all weights of the UNet, and of its norms."""
+    return for_adapter(settings, AdapterSpec(kind="spectral"))
+
+
+def all_priors(settings: LessonSettings) -> LessonSettings:
+    """Prior preservation of the earlier concepts' nouns too, with a quarter of the pictures.
+
+    L2DM: 200 of the new noun, 50 of every earlier one.
+    """
+    return replace(settings, earlier_prior_count=settings.prior_count // 4)
+
+
+def l2dm_settings(settings: LessonSettings) -> LessonSettings:
+    """SVDiff's shifts and all nouns' pictures."""
+    return all_priors(svdiff_settings(settings))
+
+
+def without_tame(settings: LessonSettings) -> LessonSettings:
+    """Neither the remembered pictures as they are nor earlier nouns: only what they distil."""
+    return replace(svdiff_settings(settings), replay_weight=0.0, earlier_prior_count=0)
+
+
+def without_ecd(settings: LessonSettings) -> LessonSettings:
+    """The remembered pictures as they are, without the model before the lesson as a teacher."""
+    return replace(l2dm_settings(settings), replay_teacher_weight=0.0)
+
+
 def textual_inversion_settings(settings: LessonSettings) -> LessonSettings:
     """Only the token is trained, which no picture of the plain noun can tell anything.
 

@@ -15,6 +15,7 @@ from ..consolidation.distill import DistillPhase
 from ..consolidation.fisher import UpdateFisher
 from ..consolidation.routing import route
 from ..lesson import LessonSettings
+from ..memory import RAINBOW, RANDOM
 from ..objectives import Term
 from ..state import LifelongState
 from ..training.lesson import Lesson
@@ -23,10 +24,12 @@ from .keeping import (
     continue_to_distil,
     draw_stacked,
     leave_changed_weights,
+    replay_earlier,
     retain_earlier,
     stack_adapter,
 )
 from .parts import (
+    all_priors,
     as_given,
     as_it_is,
     continue_adapter,
@@ -35,9 +38,13 @@ from .parts import (
     denoise_concept,
     draw_merged,
     dreambooth_settings,
+    l2dm_settings,
     preserve_prior,
     start_afresh,
+    svdiff_settings,
     textual_inversion_settings,
+    without_ecd,
+    without_tame,
 )
 
 
@@ -93,6 +100,21 @@ METHODS: dict[str, Method] = {
         reference="Ruiz et al. 2023; Sun et al. 2024 (L2DM), section 4.2",
         start=continue_with_identifier,
         terms=(denoise_concept, preserve_prior),
+        settings=dreambooth_settings,
+    ),
+    "dreambooth_lora_ewc": Method(
+        title="DreamBooth-LoRA + EWC",
+        reference="Sun et al. 2024 (L2DM), Table 1",
+        start=continue_with_identifier,
+        terms=(denoise_concept, preserve_prior, hold_weights),
+        after=(UpdateFisher(),),
+        settings=dreambooth_settings,
+    ),
+    "dreambooth_lora_lwf": Method(
+        title="DreamBooth-LoRA + LwF",
+        reference="Sun et al. 2024 (L2DM), Table 1",
+        start=continue_with_identifier,
+        terms=(denoise_concept, preserve_prior, retain_earlier),
         settings=dreambooth_settings,
     ),
     "custom_diffusion": Method(
@@ -181,6 +203,84 @@ METHODS: dict[str, Method] = {
         terms=(denoise_concept, preserve_prior, hold_weights),
         after=(UpdateFisher(),),
         settings=custom_diffusion_settings,
+    ),
+    "custom_diffusion_lwf": Method(
+        title="Custom Diffusion + LwF",
+        reference="Sun et al. 2024 (L2DM), Table 1",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, retain_earlier),
+        settings=custom_diffusion_settings,
+    ),
+    "svdiff": Method(
+        title="SVDiff",
+        reference="Han et al. 2023",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior),
+        settings=svdiff_settings,
+    ),
+    "svdiff_ewc": Method(
+        title="SVDiff + EWC",
+        reference="Sun et al. 2024 (L2DM), Table 1",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, hold_weights),
+        after=(UpdateFisher(),),
+        settings=svdiff_settings,
+    ),
+    "svdiff_lwf": Method(
+        title="SVDiff + LwF",
+        reference="Sun et al. 2024 (L2DM), Table 1",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, retain_earlier),
+        settings=svdiff_settings,
+    ),
+    "l2dm": Method(
+        title="L²DM",
+        reference="Sun et al. 2024, eq. 7, Alg 1 and 2",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, replay_earlier),
+        settings=l2dm_settings,
+        replays=RAINBOW,
+    ),
+    "l2dm_without_tame": Method(
+        title="L²DM without TAME",
+        reference="Sun et al. 2024, eq. 7 without eq. 4",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, replay_earlier),
+        settings=without_tame,
+        replays=RAINBOW,
+    ),
+    "l2dm_without_ecd": Method(
+        title="L²DM without ECD",
+        reference="Sun et al. 2024, eq. 7 without eq. 6",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, replay_earlier),
+        settings=without_ecd,
+        replays=RAINBOW,
+    ),
+    "l2dm_random": Method(
+        title="L²DM, random memory",
+        reference="Sun et al. 2024, without the selection of eq. 5",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, replay_earlier),
+        settings=l2dm_settings,
+        replays=RANDOM,
+    ),
+    "l2dm_lora": Method(
+        title="L²DM, LoRA",
+        reference="Sun et al. 2024, with the adapter that the settings name",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, replay_earlier),
+        settings=all_priors,
+        replays=RAINBOW,
+    ),
+    "l2dm_ewc_dc": Method(
+        title="L²DM + EWC DC",
+        reference="Sun et al. 2024 with Jha et al. 2025, Eq 5",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, replay_earlier, hold_weights),
+        after=(UpdateFisher(dc=True),),
+        settings=l2dm_settings,
+        replays=RAINBOW,
     ),
     "lora_merge": Method(
         title="LoRA merge",

@@ -23,6 +23,7 @@ class StepBatch:
     latents, noise, noisy, target: [B, 4, h, w] fp32; target is what the model should answer.
     timesteps: [B] integers in [0, 999].
     prompts, prompt_rows: the U different prompts, encoded, and which of them each row has [B].
+    texts: the U prompts as they are written, for terms that encode them anew.
     seed, index: every draw of a term comes from `generator`, which is made of them.
     """
 
@@ -37,6 +38,7 @@ class StepBatch:
     prompt_rows: Tensor
     seed: int
     index: int
+    texts: tuple[str, ...] = ()
 
     @property
     def backbone(self) -> Backbone:

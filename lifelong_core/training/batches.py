@@ -21,26 +21,24 @@ class Pictures:
 
     views: [N, V, 4, h, w]: N pictures in V views each (mirrored, cropped), in model scale.
     prompts: one per picture. batch_size: how many enter every batch.
+    groups: one per picture where groups of them, however large, shall be seen equally often.
     """
 
     role: str
     views: Tensor
     prompts: tuple[str, ...]
     batch_size: int
+    groups: tuple[int, ...] = ()
 
     def draw(self, seed: int, index: int) -> tuple[Tensor, list[str]]:
         """Latents [batch_size, 4, h, w] and prompts of batch `index`.
 
-        Pictures come in shuffled rounds, so that all are seen equally often; views at random.
+        Pictures come in shuffled rounds, so that all are seen equally often, with groups all of
+        one group; then groups come in shuffled rounds too. Views at random.
         """
-        count, views = self.views.shape[:2]
+        views = self.views.shape[1]
         first = index * self.batch_size
-        places = range(first, first + self.batch_size)
-        rounds = {
-            number: torch.randperm(count, generator=generator(seed, self.role, "round", number))
-            for number in range(places[0] // count, places[-1] // count + 1)
-        }
-        chosen = torch.stack([rounds[place // count][place % count] for place in places])
+        chosen = self._choose(seed, range(first, first + self.batch_size))
         view = torch.randint(
             views, (self.batch_size,), generator=generator(seed, self.role, "view", index)
         )
@@ -49,6 +47,31 @@ class Pictures:
             self.views[chosen.to(device), view.to(device)],
             [self.prompts[picture] for picture in chosen.tolist()],
         )
+
+    def _choose(self, seed: int, places: range) -> Tensor:
+        """The pictures at `places` of the endless sequence of all rounds."""
+        if len(set(self.groups)) < 2:
+            return _in_rounds(len(self.views), places, seed, self.role)
+        groups = sorted(set(self.groups))
+        order = _in_rounds(len(groups), places, seed, self.role, "group").tolist()
+        chosen = []
+        for place, number in zip(places, order, strict=True):
+            members = [n for n, group in enumerate(self.groups) if group == groups[number]]
+            # Every round has each group once, so this is the group's picture number `seen`.
+            seen = place // len(groups)
+            labels = (self.role, "group", groups[number])
+            member = _in_rounds(len(members), range(seen, seen + 1), seed, *labels)
+            chosen.append(members[int(member)])
+        return torch.tensor(chosen)
+
+
+def _in_rounds(count: int, places: range, seed: int, *labels: str | int) -> Tensor:
+    """Numbers below `count` at `places` of a sequence of shuffled rounds, each with all of them."""
+    rounds = {
+        number: torch.randperm(count, generator=generator(seed, *labels, "round", number))
+        for number in range(places[0] // count, places[-1] // count + 1)
+    }
+    return torch.stack([rounds[place // count][place % count] for place in places])
 
 
 class Batches:
@@ -105,6 +128,7 @@ class Batches:
             prompt_rows=torch.tensor([place[prompt] for prompt in prompts]),
             seed=self.seed,
             index=index,
+            texts=tuple(unique),
         )
 
     def _noise(self, index: int, latents: Tensor) -> tuple[Tensor, Tensor]:

@@ -166,26 +166,51 @@ def train_adapter(
 def lesson_pictures(
     lesson: Lesson, priors: Path | None, on_progress: ProgressCallback | None
 ) -> list[Pictures]:
-    """The concept's pictures and, unless there shall be none, the plain noun's."""
+    """The concept's pictures; unless there shall be none, those of the plain noun and of earlier
+    concepts' nouns; and what the lesson replays.
+    """
     backbone, task, settings = lesson.backbone, lesson.task, lesson.settings
     views = encode_views(
         backbone, task.images, flip=settings.flip, crop=settings.crop, seed=settings.seed
     )
     sources = [Pictures("concept", views, task.captions, settings.batch_size)]
     if settings.prior_count:
-        latents = prior_latents(
+        sources.append(_prior_pictures(lesson, priors, on_progress))
+    if lesson.memory is not None:
+        memory = lesson.memory
+        views = encode_views(backbone, memory.images, flip=False, crop=False, seed=settings.seed)
+        size = settings.replay_batch_size
+        sources.append(Pictures("replay", views, memory.prompts, size, memory.concepts))
+    return sources
+
+
+def _prior_pictures(
+    lesson: Lesson, folder: Path | None, on_progress: ProgressCallback | None
+) -> Pictures:
+    """The base model's pictures of the lesson's noun and of earlier nouns, each equally often."""
+    backbone, settings, noun = lesson.backbone, lesson.settings, lesson.task.noun
+    counts = {noun: settings.prior_count}
+    if settings.earlier_prior_count and lesson.state is not None:
+        earlier = dict.fromkeys(concept.noun for concept in lesson.state.concepts)
+        counts = dict.fromkeys(earlier, settings.earlier_prior_count) | counts
+    latents = {
+        name: prior_latents(
             backbone,
-            task.noun,
-            settings.prior_count,
-            size=task.images.shape[-1],
+            name,
+            count,
+            size=lesson.task.images.shape[-1],
             seed=settings.seed,
             autocast=autocast_dtype(settings.precision),
-            folder=priors,
+            folder=folder,
             on_progress=_heartbeat(on_progress, settings.steps, "prior pictures"),
         )
-        prompts = (prior_prompt(task.noun),) * settings.prior_count
-        sources.append(Pictures("prior", latents[:, None], prompts, settings.prior_batch_size))
-    return sources
+        for name, count in counts.items()
+    }
+    prompts = tuple(prior_prompt(name) for name, count in counts.items() for _ in range(count))
+    groups = tuple(place for place, count in enumerate(counts.values()) for _ in range(count))
+    views = torch.cat(list(latents.values()))[:, None]
+    size = settings.prior_batch_size
+    return Pictures("prior", views, prompts, size, groups if len(counts) > 1 else ())
 
 
 def finished_state(lesson: Lesson, method: str, result: Snapshot) -> LifelongState:

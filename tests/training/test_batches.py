@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -47,6 +49,22 @@ def test_every_picture_comes_equally_often_with_its_own_prompt() -> None:
             views.add(view)
     assert counts.tolist() == [6.0] * 5
     assert views == {0, 1}
+
+
+def test_groups_of_any_size_come_equally_often_and_so_do_their_pictures() -> None:
+    source = replace(pictures("replay", 6, 4), groups=(7, 2, 2, 2, 7, 5))
+    counts = torch.zeros(6)
+    for index in range(9):
+        latents, prompts = source.draw(1, index)
+        for latent, prompt in zip(latents, prompts, strict=True):
+            number = int(latent[0, 0, 0]) // 10
+            assert prompt == source.prompts[number]
+            counts[number] += 1
+    assert counts.tolist() == [6.0, 4.0, 4.0, 4.0, 6.0, 12.0]
+    assert torch.equal(source.draw(1, 5)[0], source.draw(1, 5)[0])
+    alike = replace(source, groups=(3,) * 6)
+    plain = replace(source, groups=())
+    assert torch.equal(alike.draw(1, 2)[0], plain.draw(1, 2)[0])
 
 
 def test_any_batch_can_be_made_at_any_time(backbone: Backbone) -> None:
