@@ -27,6 +27,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 LESSON_METHODS = (
     "lora",
     "ewc",
+    "l2dm_lora",
     "lwf",
     "c_lora",
     "lora_merge",

@@ -100,7 +100,7 @@ def _memory_of(state: LifelongState, features: FeatureModel) -> LongTermMemory:
     if memory is None:
         raise StateError(
             "This state remembers no lesson: its memory bank is empty. Learn with a method that "
-            "replays, such as 'l2dm', or with a feature model, so that lessons are remembered."
+            "replays, such as 'l2dm_lora', or with a feature model, so that lessons are remembered."
         )
     memory.require_model(features)
     lost = [known.token for known in state.concepts if known.token not in memory.concepts]

@@ -1,0 +1,70 @@
+"""The bank's benchmark: both lessons are the same but for the replay, and IA is taken in pairs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import memory_selection
+from benchmarks.memory_selection import (
+    CANDIDATES,
+    CONCEPTS,
+    RAINBOW,
+    RANDOM,
+    rainbow_minus_random,
+    selection_seconds,
+    step_seconds,
+)
+from lifelong_core.backbone import random_backbone
+from lifelong_core.errors import FileError
+from lifelong_core.files import write_json
+from lifelong_core.methods import METHODS
+from lifelong_core.training import priors
+from lifelong_core.training.lesson import Lesson
+
+
+def test_the_choice_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_selection, "REPEATS", 2)
+    assert (CONCEPTS, CANDIDATES) == (50, 8)
+    assert len(selection_seconds()) == 2
+
+
+def test_both_lessons_train_the_same_and_one_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(priors, "SAMPLER_STEPS", 1)
+    seen: list[Lesson] = []
+    make = METHODS["l2dm_lora"].terms
+
+    def look(lesson: Lesson) -> None:
+        seen.append(lesson)
+
+    method = replace(METHODS["l2dm_lora"], terms=(*make, look))
+    monkeypatch.setitem(METHODS, "l2dm_lora", method)
+    spans = step_seconds(random_backbone("demo"), "l2dm_lora", rounds=1, steps=1)
+    assert {name: len(seconds) for name, seconds in spans.items()} == {"plain": 1, "replay": 1}
+    plain, replay = seen
+    assert plain.memory is None and replay.memory is not None
+    assert plain.settings == replay.settings
+    assert [len(replay.memory.images)] == [8]
+    sizes = {plain.settings.batch_size, plain.settings.prior_batch_size}
+    assert sizes == {plain.settings.replay_batch_size}
+
+
+def run(method: str, seed: int, ia: float) -> dict[str, Any]:
+    final = [{"concept": concept, "ia": ia + concept / 100} for concept in (1, 2)]
+    return {"method": method, "stream_seed": seed, "measured": {"world_clip": {"final": final}}}
+
+
+def test_rainbow_is_compared_with_random_on_the_same_seeds(tmp_path: Path) -> None:
+    table = tmp_path / "toys5.json"
+    assert rainbow_minus_random(table) is None
+    runs = [run(RAINBOW, 2, 0.7), run(RAINBOW, 3, 0.8), run("lora", 2, 0.1)]
+    write_json(table, {"summary": {}, "runs": runs})
+    assert rainbow_minus_random(table) is None
+    runs += [run(RANDOM, 2, 0.6), run(RANDOM, 3, 0.7)]
+    write_json(table, {"summary": {}, "runs": runs})
+    assert rainbow_minus_random(table) == pytest.approx([0.1, 0.1, 0.1])
+    with pytest.raises(FileError, match="no table"):
+        rainbow_minus_random(write_json(tmp_path / "other.json", {}))
