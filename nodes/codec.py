@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..lifelong_core.backbone import weights_hash
 from ..lifelong_core.errors import ModelError
+from ..lifelong_core.files import content_hash
 
 
 class ComfyCodec:
@@ -31,6 +33,12 @@ class ComfyCodec:
             )
         self.vae = vae
         self.latent_format = latent_format
+
+    @property
+    def content_hash(self) -> str:
+        """Equal for the same weights and scale."""
+        weights = self.vae.first_stage_model.state_dict()
+        return content_hash(weights_hash(weights), float(self.latent_format.scale_factor))
 
     def encode(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] to latents [B, 4, H/8, W/8] in model scale."""

@@ -3,8 +3,9 @@
 from ..prompts.conditioning import Conditioning
 from .codec import LatentCodec, VaeCodec
 from .families import FAMILIES, Family, family_named
+from .identity import fingerprint, weights_hash
 from .load import backbone_from_parts, load_backbone
-from .model import Backbone, fingerprint
+from .model import Backbone
 from .randomized import random_backbone
 from .save import save_single_file
 from .schedule import NoiseSchedule
@@ -23,4 +24,5 @@ __all__ = [
     "load_backbone",
     "random_backbone",
     "save_single_file",
+    "weights_hash",
 ]

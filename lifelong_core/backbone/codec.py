@@ -8,9 +8,17 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
+from ..files import content_hash
+from .identity import weights_hash
+
 
 class LatentCodec(Protocol):
     """The VAE behind two functions. Pictures [B, 3, H, W] in [0, 1], latents [B, 4, H/8, W/8]."""
+
+    @property
+    def content_hash(self) -> str:
+        """Equal for the same weights and scale; a name in caches."""
+        ...
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents in model scale: the mean, nothing is sampled."""
@@ -30,6 +38,10 @@ class VaeCodec:
     def __init__(self, vae: AutoencoderKL | AutoencoderTiny, scale: float) -> None:
         self.vae = vae.requires_grad_(False).eval()
         self.scale = scale
+
+    @property
+    def content_hash(self) -> str:
+        return content_hash(weights_hash(self.vae.state_dict()), self.scale)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

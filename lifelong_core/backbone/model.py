@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from ..errors import InputError
+from ..files import content_hash
 from ..prompts import Conditioning, TextStack
 from .codec import LatentCodec, VaeCodec
 from .families import DOWNSCALE, Family
+from .identity import fingerprint, weights_hash
 from .schedule import NoiseSchedule
-
-_SAMPLES_PER_TENSOR = 96
 
 
 class Backbone:
     """A base model. All weights are frozen and in eval mode; nothing here ever writes to them.
 
-    `fingerprint` tells base models apart. It is taken once, when the object is made.
+    `fingerprint` tells base models apart, whatever their precision; states are tied to it. It is
+    taken once, when the object is made.
     """
 
     def __init__(
@@ -45,6 +44,14 @@ class Backbone:
     @property
     def dtype(self) -> torch.dtype:
         return self.unet.dtype
+
+    @property
+    def content_hash(self) -> str:
+        """Equal only for the same weights of UNet, text encoders and VAE in the same precision:
+        what else comes out of them may be found again under it."""
+        parts = [self.unet.state_dict(), *(m.state_dict() for m in self.text.modules.values())]
+        hashes = [weights_hash(part) for part in parts]
+        return content_hash(self.fingerprint, str(self.dtype), hashes, self.codec.content_hash)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -121,19 +128,3 @@ class Backbone:
                 f"[{latents.shape[0]}, tokens, {width}] {pooled} a pooled part. "
                 "Encode the prompts with this base model's own text encoders."
             )
-
-
-def fingerprint(family: str, prediction_type: str, unet: UNet2DConditionModel) -> str:
-    """A name for a base model, such as `sd1-epsilon-0f3a91c2b4d5e6f7`.
-
-    Hashes the signs of up to 96 weights of every UNet tensor, evenly spaced: rounding to fp16,
-    bf16 or fp8 keeps every sign, while fine-tuning turns some of the hundred thousand.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(unet.state_dict().items()):
-        flat = value.detach().reshape(-1)
-        step = max(1, flat.numel() // _SAMPLES_PER_TENSOR)
-        signs = torch.signbit(flat[::step][:_SAMPLES_PER_TENSOR])
-        digest.update(f"{name} {flat.numel()} ".encode())
-        digest.update(bytes(signs.to("cpu", torch.uint8).tolist()))
-    return f"{family}-{prediction_type}-{digest.hexdigest()[:16]}"

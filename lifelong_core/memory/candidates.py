@@ -86,9 +86,9 @@ def draw_candidates(
     after a cancel only the rest is drawn, and none as long as the state draws as it does. What
     `on_progress` raises cancels.
     """
-    drawer = drawer_hash(state)
+    known = content_hash(drawer_hash(state), backbone.content_hash)
     paths = [
-        folder / f"{_key(backbone, drawer, anchor, settings, size)}.safetensors" if folder else None
+        folder / f"{_key(backbone, known, anchor, settings, size)}.safetensors" if folder else None
         for anchor in anchors
     ]
     drawn: list[Tensor] = []
@@ -133,11 +133,11 @@ def _seed(settings: MemorySettings, anchor: Anchor) -> int:
 
 
 def _key(
-    backbone: Backbone, drawer: str, anchor: Anchor, settings: MemorySettings, size: int
+    backbone: Backbone, known: str, anchor: Anchor, settings: MemorySettings, size: int
 ) -> str:
     """A name for everything that the pictures of an anchor depend on."""
     return content_hash(
-        drawer,
+        known,
         anchor.prompt,
         _seed(settings, anchor),
         settings.candidates,
@@ -145,7 +145,6 @@ def _key(
         settings.precision,
         size,
         backbone.family.guidance,
-        str(backbone.dtype),
     )
 
 

@@ -43,17 +43,17 @@ def prior_latents(
     `on_progress` is called after every sampling step and may raise to cancel.
     """
     chunks: list[Tensor] = []
+    known = backbone.content_hash
     for start in range(0, count, CHUNK):
         size_of_chunk = min(CHUNK, count - start)
         settings = [
-            backbone.fingerprint,
+            known,
             prior_prompt(noun),
             size_of_chunk,
             size,
             derive_seed(seed, "prior", start),
             SAMPLER_STEPS,
             backbone.family.guidance,
-            str(backbone.dtype),
             str(autocast),
         ]
         path = folder / f"{content_hash(settings)}.safetensors" if folder else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from lifelong_core.backbone import (
     Conditioning,
     NoiseSchedule,
     VaeCodec,
+    fingerprint,
     random_backbone,
 )
 from lifelong_core.backbone.modules import empty_vae
@@ -147,3 +150,30 @@ def test_codecs_use_model_scale_and_the_unit_range(family: str) -> None:
     decoded = codec.decode(100 * encoded)
     assert decoded.shape == images.shape
     assert decoded.min() >= 0 and decoded.max() <= 1
+
+
+def unet_of(backbone: Backbone) -> torch.nn.Module:
+    return backbone.unet
+
+
+def text_of(backbone: Backbone) -> torch.nn.Module:
+    return backbone.text.modules["clip_l"]
+
+
+def vae_of(backbone: Backbone) -> torch.nn.Module:
+    return backbone.codec.vae
+
+
+@pytest.mark.parametrize("part", [unet_of, text_of, vae_of])
+def test_the_content_is_that_of_every_weight(
+    part: Callable[[Backbone], torch.nn.Module],
+) -> None:
+    """A weak LoRA turns no sign, so states still fit; what was made with it must not be found."""
+    plain, changed = random_backbone("demo"), random_backbone("demo")
+    assert plain.content_hash == changed.content_hash
+    with torch.no_grad():
+        weight = max(part(changed).state_dict().values(), key=torch.Tensor.numel)
+        weight.mul_(1.001)
+    assert plain.content_hash != changed.content_hash
+    assert plain.fingerprint == fingerprint("demo", "v_prediction", changed.unet)
+    assert plain.content_hash != plain.to(dtype=torch.bfloat16).content_hash
