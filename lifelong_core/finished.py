@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .errors import FileError
 from .files import CHECKSUM, content_hash, load_tensors, save_tensors
-from .state import LifelongState, load_state
+from .state import LifelongState, load_state, save_state
 
 LATENTS = "latents"
 
@@ -27,6 +27,18 @@ def finished_before(path: Path | None) -> LifelongState | None:
         return None
     logger.info("This was done before; the result is taken from %s.", path)
     return state
+
+
+def keep_finished(state: LifelongState, path: Path | None) -> None:
+    """Save a result where `finished_before` finds it. A full disk costs only that, with a warning:
+    what was learned is worth more than finding it again.
+    """
+    if path is None:
+        return
+    try:
+        save_state(state, path)
+    except FileError as error:
+        logger.warning("This result cannot be taken from disk next time: %s", error)
 
 
 def keep_latents(path: Path, latents: Tensor) -> Path:

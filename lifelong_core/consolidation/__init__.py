@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
+from ..adapters.spectrum import keep_spectrum
 from ..backbone import Backbone
 from ..concepts import ConceptTask
 from ..errors import InputError, StateError
 from ..files import check_writable, content_hash
-from ..finished import finished_before
-from ..state import LifelongState, save_state
+from ..finished import finished_before, keep_finished
+from ..state import LifelongState
 from ..training import ProgressCallback
 from ..training.precision import check_precision
 from .context import Consolidation, NoisyBatch, Phase, prepare
@@ -57,6 +58,7 @@ def consolidate(
     check_consolidation(backbone, task, state, settings)
     if workspace is not None:
         check_writable(workspace)
+    keep_spectrum(backbone, state.adapter_spec, workspace)
     work: Consolidation | None = None
     for phase in phases:
         finished = None
@@ -67,8 +69,7 @@ def consolidate(
         if known is None:
             work = work or prepare(backbone, task, settings, state)
             known = phase(work, state, on_progress)
-            if finished is not None:
-                save_state(known, finished)
+            keep_finished(known, finished)
         state = known
     return state
 
@@ -101,7 +102,7 @@ def phase_key(
         state.content_hash,
         phase.name,
         settings.to_json(),
-        str(backbone.dtype),
+        backbone.content_hash,
         __version__,
         CODE_VERSION,
     )

@@ -16,9 +16,9 @@ from ..backbone import Backbone
 from ..concepts import Concept, ConceptTask
 from ..errors import InputError
 from ..files import check_writable, content_hash
-from ..finished import finished_before
+from ..finished import finished_before, keep_finished
 from ..lesson import LessonSettings, defaults_for
-from ..state import LifelongState, TaskRecord, save_state
+from ..state import LifelongState, TaskRecord
 from ..training import ParameterGroup, Pictures, ProgressCallback, Session
 from ..training.lesson import (
     Lesson,
@@ -59,7 +59,7 @@ def learn_joint(
     settings = replace(settings, steps=len(tasks) * settings.steps)
     key = content_hash(
         METHOD, [task.content_hash for task in tasks], settings.to_json(),
-        backbone.fingerprint, str(backbone.dtype), __version__, CODE_VERSION,
+        backbone.content_hash, __version__, CODE_VERSION,
     )  # fmt: skip
     finished = workspace / "lessons" / f"{key}.lifelong.safetensors" if workspace else None
     known = finished_before(finished)
@@ -74,8 +74,7 @@ def learn_joint(
         workspace / "priors" if workspace else None,
         on_progress,
     )
-    if finished is not None:
-        save_state(learned, finished)
+    keep_finished(learned, finished)
     if session is not None:
         session.remove()
     return learned

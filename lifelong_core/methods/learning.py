@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import __version__
-from ..adapters.spectrum import SPECTRA, keep_spectrum
+from ..adapters.spectrum import keep_spectrum
 from ..backbone import Backbone
 from ..concepts import ConceptTask, check_new_token
 from ..consolidation import ConsolidationSettings, consolidate, consolidation_defaults
 from ..errors import FileError, InputError, TrainingError
 from ..files import check_writable, content_hash
-from ..finished import finished_before
+from ..finished import finished_before, keep_finished
 from ..lesson import LessonSettings, defaults_for, for_adapter
 from ..memory import FeatureModel, MemorySettings, ShortTermMemory
 from ..state import LifelongState, save_state
@@ -71,8 +71,7 @@ def learn(
         return memorise(known, task, features)
     if workspace is not None:
         check_writable(workspace)
-    if workspace is not None and settings.adapter.kind == "spectral":
-        keep_spectrum(backbone, workspace / SPECTRA)
+    keep_spectrum(backbone, settings.adapter, workspace)
     chosen = METHODS[method]
     lesson = prepare_lesson(backbone, task, settings, state, chosen.start, memory)
     session = None
@@ -97,8 +96,7 @@ def learn(
     if chosen.records is not Records.WHOLE:
         # What draws comes from the records, which round it; one adapter has one set of bits.
         learned = replace(learned, adapter=learned.records[-1].adapter)
-    if finished is not None:
-        save_state(learned, finished)
+    keep_finished(learned, finished)
     if session is not None:
         session.remove()
     return memorise(learned, task, features)
@@ -189,8 +187,7 @@ def lesson_key(
         task.content_hash,
         settings.to_json(),
         method,
-        backbone.fingerprint,
-        str(backbone.dtype),
+        backbone.content_hash,
         state.content_hash if state is not None else None,
         __version__,
         CODE_VERSION,

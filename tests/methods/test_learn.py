@@ -15,6 +15,7 @@ from lifelong_core.concepts import ConceptTask, make_task
 from lifelong_core.errors import FileError, InputError, StateError, TrainingError
 from lifelong_core.lesson import LessonSettings
 from lifelong_core.methods import METHODS, learn
+from lifelong_core.objectives import StepBatch
 from lifelong_core.state import LifelongState, load_state
 from lifelong_core.training import Progress, ProgressCallback, priors
 
@@ -165,6 +166,62 @@ def test_the_weights_of_the_last_finite_step_are_kept(
     assert [c.token for c in kept.concepts] == ["my_dog", "my_cat"]
     assert all(torch.equal(kept.adapter[k], v) for k, v in first.adapter.items())
     assert not list(tmp_path.glob("lessons/*"))
+
+
+def test_what_was_learned_before_the_loss_broke_is_kept(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explodes_at_last(lesson):  # noqa: ANN001, ANN202
+        term = METHODS["lora"].terms[0](lesson)
+
+        class Late:
+            name, weight = term.name, term.weight
+
+            def __call__(self, step: StepBatch) -> torch.Tensor:
+                return term(step) / (step.index < 2)
+
+        return Late()
+
+    monkeypatch.setitem(METHODS, "late", replace(METHODS["lora"], terms=(explodes_at_last,)))
+    with pytest.raises(TrainingError, match="step 3 of 3.*broken_off"):
+        learn(backbone, task(), method="late", settings=SETTINGS, workspace=tmp_path)
+    kept = load_state(next(tmp_path.glob("broken_off/*")))
+    shorter = learn(backbone, task(), method="late", settings=replace(SETTINGS, steps=2))
+    assert any(bool(value.any()) for name, value in kept.adapter.items() if name.endswith(".up"))
+    assert all(torch.equal(kept.adapter[name], value) for name, value in shorter.adapter.items())
+
+
+def test_a_disk_that_is_full_at_the_end_costs_no_lesson(
+    backbone: Backbone,
+    first: LifelongState,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(*_args: object) -> None:
+        raise FileError("No space left on device")
+
+    monkeypatch.setattr("lifelong_core.finished.save_state", full)
+    learned = learn(backbone, task(), settings=SETTINGS, workspace=tmp_path)
+    assert learned.content_hash == first.content_hash
+    assert "No space left on device" in caplog.text and not list(tmp_path.glob("lessons/*"))
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_leaves_nothing_half_written(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_tensors: object, path: object, _metadata: object) -> None:
+        Path(str(path)).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    learn(backbone, task(), settings=replace(SETTINGS, steps=1), workspace=tmp_path)  # pictures
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("lifelong_core.files.save_file", full)
+    with pytest.raises(Cancel):
+        learn(backbone, task(), settings=SETTINGS, workspace=tmp_path, on_progress=cancel_at(2))
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == [
+        path for path in before if path.is_file()
+    ]
 
 
 def explodes(lesson):  # noqa: ANN001, ANN201
