@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lifelong_core.errors import ModelError, TrainingError
-from lifelong_core.files import load_tensors, read_json
+from lifelong_core.files import load_tensors, read_json, save_tensors
 from lifelong_core.seeding import generator
 from lifelong_core.world.pretrain import stage as loop
 from lifelong_core.world.pretrain.muon import Muon, orthogonalise, split_parameters
@@ -84,6 +84,30 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, often: None, di
     ]
     assert [row["step"] for row in rows[1]] == [4, 8, 12, 16, 20, 24]
     assert rows[0][-1]["norm"] == rows[1][-1]["norm"]
+
+
+@pytest.mark.parametrize("saves", [1, 2, 7])
+def test_killed_between_record_and_checkpoint(
+    tmp_path: Path, often: None, monkeypatch: pytest.MonkeyPatch, saves: int
+) -> None:
+    whole = tiny(tmp_path / "whole")
+    run_stage(whole, steps=STEPS)
+    done: list[Path] = []
+
+    def dies(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        done.append(path)
+        if len(done) == saves:
+            raise Killed
+        save_tensors(path, tensors, metadata)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(loop, "save_tensors", dies)
+        run_stage(tiny(tmp_path / "cut"), steps=STEPS)
+    resumed = tiny(tmp_path / "cut")
+    run_stage(resumed, steps=STEPS)
+    for one, other in zip(whole.module.parameters(), resumed.module.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert [row["step"] for row in resumed.history] == [4, 8, 12, 16, 20, 24]
 
 
 def test_a_finished_stage_only_loads(tmp_path: Path) -> None:

@@ -172,8 +172,9 @@ def _save(stage: Stage, step: int, total: int) -> None:
         for slot, values in optimizer.state_dict()["state"].items():
             for key, value in values.items():
                 tensors[f"optimizer.{index}.{slot}.{key}"] = torch.as_tensor(value)
-    save_tensors(stage.checkpoint, tensors, {"step": str(step), "total": str(total)})
+    # The record first: a checkpoint without its record cannot be resumed, the reverse can.
     write_json(stage.record, {"step": step, "total": total, "history": stage.history})
+    save_tensors(stage.checkpoint, tensors, {"step": str(step), "total": str(total)})
 
 
 def _resume(stage: Stage) -> tuple[int, int]:
