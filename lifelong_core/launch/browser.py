@@ -51,9 +51,11 @@ def require_chromium() -> Path:
 
 
 def find_or_install_chromium() -> Path:
-    """Like `require_chromium`, after trying apt-get where that needs no password."""
-    if find_chromium() is None:
-        _apt_get_chromium()
+    """Like `require_chromium`, after trying apt-get where that needs no password, then
+    Playwright's own download."""
+    for install in (_apt_get_chromium, _playwrights_chromium):
+        if find_chromium() is None:
+            install()
     return require_chromium()
 
 
@@ -89,3 +91,9 @@ def _apt_get_chromium() -> None:
     install = ["apt-get", "install", "--yes", "--no-install-recommends", "chromium"]
     call([*prefix, "apt-get", "update"])
     call([*prefix, "env", "DEBIAN_FRONTEND=noninteractive", *install])
+
+
+def _playwrights_chromium() -> None:
+    """Download Playwright's browser, which needs no rights."""
+    say("Downloading Chromium for the tests of the web page.")
+    call([sys.executable, "-m", "playwright", "install", "chromium"])

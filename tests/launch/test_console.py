@@ -87,3 +87,23 @@ def test_without_any_chromium_the_message_says_what_to_do(monkeypatch: pytest.Mo
     monkeypatch.setattr(browser, "_candidates", lambda: iter(()))
     with pytest.raises(SetupError, match="apt-get install chromium"):
         browser.require_chromium()
+
+
+def test_chromium_is_installed_by_apt_or_else_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CHROMIUM_PATH", raising=False)
+    program = tmp_path / "chromium"
+    monkeypatch.setattr(browser, "_candidates", lambda: iter([program]))
+    monkeypatch.setattr(browser.shutil, "which", lambda _name: None)
+    commands: list[list[str]] = []
+
+    def call(command: list[str]) -> int:
+        commands.append(command)
+        program.touch()
+        return 0
+
+    monkeypatch.setattr(browser, "call", call)
+    assert browser.find_or_install_chromium() == program
+    assert [command[1:] for command in commands] == [["-m", "playwright", "install", "chromium"]]
+    assert browser.find_or_install_chromium() == program and len(commands) == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lifelong_core.launch.comfyui import ComfyUI
+from lifelong_core.launch.comfyui import OLDEST, ComfyUI
 from lifelong_core.launch.paths import ROOT
 from lifelong_core.launch.requirements import TESTED_TORCH, requirements_for
 
@@ -66,3 +66,8 @@ def test_manifest_keeps_comfy_registrys_rules() -> None:
     assert f'__version__ = "{version}"' in library
     for line in (ROOT / "requirements.txt").read_text().split():
         assert f'"{line}"' in dependencies
+    assert 'license = { file = "LICENSE" }' in text
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+    oldest = ".".join(map(str, OLDEST))
+    assert f'requires-comfyui = ">={oldest}"' in text
+    assert {"dev", "bench"} <= set(re.findall(r"^(\w+) = \[", text, re.MULTILINE))
