@@ -21,6 +21,7 @@ from lifelong_core.world.pretrain.judge import judge_loss
 from lifelong_core.world.pretrain.judge_data import JudgeData, Targets, odd_scene
 from lifelong_core.world.scenes import Scene, Thing, random_scene, render
 from lifelong_core.world.shapes import NOUNS
+from lifelong_core.world.shipped import WEIGHTS
 from lifelong_core.world.streams import character
 from lifelong_core.world.styles import Style
 
@@ -270,3 +271,9 @@ def test_missing_weights_are_named_with_their_command(
     missing, unexpected = net.load_state_dict(tensors, strict=False)
     assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing)
     assert (tmp_path / "judge.safetensors").stat().st_size < 2_500_000
+
+
+def test_everything_shipped_is_small() -> None:
+    files = list(WEIGHTS.glob("*.safetensors"))
+    assert {file.stem for file in files} == {"demo", "judge", "clip"}
+    assert sum(file.stat().st_size for file in files) <= 50_000_000
