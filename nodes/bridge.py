@@ -18,6 +18,7 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
+from ..lifelong_core.adapters.spectrum import matrix_layers
 from ..lifelong_core.backbone import Backbone, Family, backbone_from_parts, fingerprint
 from ..lifelong_core.backbone.detect import refuse_foreign, unet_family
 from ..lifelong_core.backbone.keys import unet_diffusers_to_ldm
@@ -84,6 +85,20 @@ def base_model(model: Any) -> BaseModel:
         names = unet_diffusers_to_ldm(family.name)
         unet.load_state_dict({name: weights[names[name]] for name in shapes_of(unet)}, assign=True)
         return BaseModel(family, fingerprint(family.name, prediction_type, unet))
+
+
+def unet_matrices(model: Any) -> dict[str, Tensor]:
+    """A MODEL's linear and convolution weights, by the library's layer keys, on its device.
+
+    Call it in inference mode.
+    """
+    comfy.model_management.unload_model_and_clones(model)  # as in `base_model`
+    family, weights = model_family(model), _unet_weights(model)
+    names = unet_diffusers_to_ldm(family.name)
+    return {
+        key: weights[names[f"{key.removeprefix('unet.')}.weight"]].to(model.load_device)
+        for key in matrix_layers(empty_unet(family))
+    }
 
 
 def model_family(model: Any) -> Family:

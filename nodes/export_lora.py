@@ -15,6 +15,7 @@ from ..lifelong_core.sharing.export import ExportedFiles, export_lora
 from ..lifelong_core.sharing.metadata import ExportInfo
 from ..lifelong_core.state import LifelongState
 from .patching import drawn_state
+from .spectra import known_spectrum
 from .types import LifelongStateType
 
 
@@ -82,8 +83,9 @@ class ExportLifelongLora(io.ComfyNode):
         bundle_tokens: bool = False,
     ) -> io.NodeOutput:
         with torch.inference_mode(False):
+            drawn = drawn_state(state)
             files = export_lora(
-                drawn_state(state),
+                drawn,
                 _first("loras"),
                 _first("embeddings"),
                 name,
@@ -91,6 +93,7 @@ class ExportLifelongLora(io.ComfyNode):
                 preview=None if preview is None else _contact_sheet(preview.clone()),
                 overwrite=replace_embeddings,
                 bundle=bundle_tokens,
+                spectrum=known_spectrum(drawn),
             )
         return io.NodeOutput(files.lora.name, ui=ui.PreviewText(_report(files, state)))
 

@@ -8,11 +8,13 @@ import torch
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..lifelong_core.adapters.spectrum import keep_spectrum
 from ..lifelong_core.errors import InputError, StateError
 from ..lifelong_core.lesson import defaults_for
 from ..lifelong_core.review import Review, kept_lessons, look_back, weight_drift
 from ..lifelong_core.state import LifelongState
 from .bridge import model_family, training_backbone, usual_precision
+from .folders import workspace
 from .patching import without_lessons
 from .progress import ComfyProgress
 from .report_pages import picture_sheet, plots, text_report
@@ -142,6 +144,7 @@ def _review(
     usual = defaults_for(model_family(plain_model).name).precision
     precision = usual_precision(plain_model, usual)
     with training_backbone(plain_model, plain_clip, vae, precision) as backbone:
+        keep_spectrum(backbone, state.adapter_spec, workspace())
         return look_back(
             backbone,
             state,

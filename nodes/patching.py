@@ -21,6 +21,7 @@ from ..lifelong_core.errors import InputError, ModelError
 from ..lifelong_core.methods import METHODS, drawing_state
 from ..lifelong_core.sharing.lora import lora_state_dict
 from ..lifelong_core.state import LifelongState
+from .spectra import spectrum_for
 
 ATTACHMENT = "lifelong"
 
@@ -41,7 +42,8 @@ def apply_state(model: Any, clip: Any, state: LifelongState) -> tuple[Any, Any]:
     `drawn_state` raises.
     """
     model, clip = remove_state(model), remove_state(clip)
-    lora = lora_state_dict(drawn_state(state))
+    drawn = drawn_state(state)
+    lora = lora_state_dict(drawn, spectrum_for(drawn, model))
     before = _patches(model), _patches(clip.patcher)
     model, clip = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
     tokens = tuple(concept.token for concept in state.concepts)
@@ -129,7 +131,9 @@ def _added(patcher: Any, before: Mapping[str, int]) -> tuple[Any, ...]:
 
 
 def _require_all(lora: Mapping[str, Tensor], loaded: int) -> None:
-    layers = sum(key.endswith(".lora_down.weight") for key in lora)
+    # One key per weight; LoRAs have more.
+    endings = (".lora_down.weight", ".diff", ".w_norm", ".b_norm")
+    layers = sum(key.endswith(endings) for key in lora)
     if loaded != layers:
         raise ModelError(
             f"Only {loaded} of the {layers} learned layers exist in this MODEL and CLIP. Link the "

@@ -3,13 +3,13 @@
 A decomposition is no function of the base model's name alone. Neighbouring singular values of
 large layers are so close that rounding the weights to half precision turns their vectors into
 each other. What was trained on one decomposition therefore belongs to that one, and the one that
-lies in the folder counts, in whatever precision the base model is loaded later.
+lies in the workspace counts, in whatever precision the base model is loaded later.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
@@ -17,16 +17,16 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..errors import FileError, StateError
+from ..errors import FileError
 from ..files import FORMAT, load_tensors, save_tensors
 from .layers import Layer, spectral_layers
+from .spec import AdapterSpec
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
 
 SPECTRUM_FORMAT = "lifelong_spectrum"
-SPECTRA = "spectra"
-"""Folder of a workspace that the decompositions lie in."""
+FOLDER = "spectra"
 PARTS = ("left", "values", "right")
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,7 @@ def spectrum_of(backbone: Backbone) -> Spectrum:
     """
     if backbone not in _KNOWN:
         _KNOWN[backbone] = decompose(
-            {key: layer.weight for key, layer in matrix_layers(backbone.unet).items()},
-            _storage(backbone.dtype),
+            {key: layer.weight for key, layer in matrix_layers(backbone.unet).items()}
         )
     found = _KNOWN[backbone]
     if next(iter(found.values())).values.device != backbone.device:
@@ -69,30 +68,43 @@ def spectrum_of(backbone: Backbone) -> Spectrum:
     return _KNOWN[backbone]
 
 
-def keep_spectrum(backbone: Backbone, folder: Path) -> None:
-    """Let `spectrum_of` answer with the decompositions in `folder`; those made are written there.
+def keep_spectrum(backbone: Backbone, spec: AdapterSpec, workspace: Path | None) -> None:
+    """For spectral adapters: let `spectrum_of` answer with the decompositions that `workspace`
+    has; those made are written there. Nothing for other kinds, or without a workspace.
 
     Raises FileError when the folder cannot be written.
     """
-    known = load_spectrum(backbone.fingerprint, folder)
-    if known is not None:
-        _KNOWN[backbone] = known
+    if spec.kind != "spectral" or workspace is None:
         return
-    logger.info("Decomposing the weights of %s, once for all lessons.", backbone.fingerprint)
-    save_tensors(
-        _path(backbone.fingerprint, folder),
-        {
-            f"{key}/{name}": value
-            for key, parts in spectrum_of(backbone).items()
-            for name, value in parts._asdict().items()
-        },
-        {FORMAT: SPECTRUM_FORMAT},
-    )
+    if backbone not in _KNOWN or not _path(backbone.fingerprint, workspace).exists():
+        _KNOWN[backbone] = kept_spectrum(
+            backbone.fingerprint, workspace, lambda: spectrum_of(backbone)
+        )
 
 
-def load_spectrum(fingerprint: str, folder: Path) -> Spectrum | None:
-    """The decompositions of a base model that `folder` has; None, warning if broken, if none."""
-    path = _path(fingerprint, folder)
+def kept_spectrum(fingerprint: str, workspace: Path, make: Callable[[], Spectrum]) -> Spectrum:
+    """The decompositions of a base model that `workspace` has; else what `make` gives, written
+    there.
+
+    Raises FileError when the folder cannot be written.
+    """
+    known = load_spectrum(fingerprint, workspace)
+    if known is not None:
+        return known
+    logger.info("Decomposing the weights of %s, once for all lessons.", fingerprint)
+    made = make()
+    tensors = {
+        f"{key}/{name}": value
+        for key, parts in made.items()
+        for name, value in parts._asdict().items()
+    }
+    save_tensors(_path(fingerprint, workspace), tensors, {FORMAT: SPECTRUM_FORMAT})
+    return made
+
+
+def load_spectrum(fingerprint: str, workspace: Path) -> Spectrum | None:
+    """The decompositions of a base model that `workspace` has; None, warning if broken, if none."""
+    path = _path(fingerprint, workspace)
     if not path.exists():
         return None
     try:
@@ -107,14 +119,15 @@ def load_spectrum(fingerprint: str, folder: Path) -> Spectrum | None:
 
 
 @torch.no_grad()
-def decompose(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Decomposition]:
-    """Layer key -> decomposition of each weight [out, in] or [out, in, k, k].
+def decompose(weights: Mapping[str, Tensor]) -> dict[str, Decomposition]:
+    """Layer key -> decomposition of each weight [out, in] or [out, in, k, k], on its device.
 
-    Computed in fp32; the vectors are kept in `dtype`, the values in fp32.
+    Computed in fp32. Vectors of half weights are kept in fp16, which is finer than bf16.
     """
     found = {}
     for key, weight in weights.items():
         left, values, right = torch.linalg.svd(weight.float().flatten(1), full_matrices=False)
+        dtype = torch.float32 if weight.dtype == torch.float32 else torch.float16
         found[key] = Decomposition(left.to(dtype), values, right.to(dtype).contiguous())
     return found
 
@@ -128,21 +141,5 @@ def matrix_layers(unet: nn.Module) -> dict[str, Layer]:
     }
 
 
-def require_spectrum(spectrum: Spectrum | None, what: str) -> Spectrum:
-    """`spectrum`; StateError when there is none."""
-    if spectrum is None:
-        raise StateError(
-            f"{what} needs the decomposed weights of the base model, because a spectral adapter "
-            "only says how far their singular values move. Load the base model and put the state "
-            "on it once (in ComfyUI: Apply Lifelong State)."
-        )
-    return spectrum
-
-
-def _path(fingerprint: str, folder: Path) -> Path:
-    return folder / f"{fingerprint}.safetensors"
-
-
-def _storage(dtype: torch.dtype) -> torch.dtype:
-    """Half models keep their vectors in fp16, which is finer than bf16."""
-    return torch.float32 if dtype == torch.float32 else torch.float16
+def _path(fingerprint: str, workspace: Path) -> Path:
+    return workspace / FOLDER / f"{fingerprint}.safetensors"

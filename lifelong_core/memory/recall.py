@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..adapters.spectrum import keep_spectrum
 from ..backbone import Backbone
 from ..errors import StateError
 from ..files import check_writable
@@ -70,6 +71,7 @@ def recall(
     check_precision(backbone, settings.precision)
     if workspace is not None:
         check_writable(workspace)
+    keep_spectrum(backbone, state.adapter_spec, workspace)
     anchors = anchors_of(state, memory, settings)
     latents = draw_candidates(
         backbone,

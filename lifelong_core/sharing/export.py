@@ -10,14 +10,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import FileError, StateError
+from ..adapters.spectrum import Spectrum
+from ..errors import FileError, InputError, StateError
 from ..files import atomic_write, content_hash, load_tensors, save_tensors
 from ..state import LifelongState
 from .embeddings import concept_metadata
-from .lora import bundled_state_dict, embedding_state_dict, lora_state_dict
+from .lora import (
+    bundled_state_dict,
+    embedding_state_dict,
+    lora_state_dict,
+    require_spectrum,
+)
 from .metadata import ExportInfo, lora_metadata
 from .naming import check_file_name
 from .preview import thumbnail_uri, to_picture, write_png
+from .spectral import truncated_changes
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +50,8 @@ def export_lora(
     preview: Tensor | None = None,
     overwrite: bool = False,
     bundle: bool = False,
+    spectrum: Spectrum | None = None,
+    rank: int | None = None,
 ) -> ExportedFiles:
     """Write `<name>-<hash8>.safetensors` and its preview into `loras`, `<token>.safetensors` per
     concept into `embeddings`.
@@ -59,16 +68,21 @@ def export_lora(
         read them without an embedding file. ComfyUI then mentions them in its log as not loaded,
         and diffusers' `load_lora_weights` takes such a file only as a dictionary without its
         `bundle_emb.` keys.
+    spectrum: the decomposed weights of the base model, for spectral adapters. Their file has the
+        whole change, as many numbers as the UNet and not for diffusers, unless `rank` says of
+        which rank the nearest LoRA shall be; the share of the change that it keeps is logged and
+        stands in the metadata.
 
     When a file cannot be written, those already written are taken back.
 
-    Raises InputError for an unusable name or preview, StateError for a state that is empty or does
-    not fit its family, FileError when other content is in the way or writing fails.
+    Raises InputError for an unusable name, preview or rank, StateError for a state that is empty
+    or does not fit its family, FileError when other content is in the way or writing fails.
     """
     check_file_name(name, "Name")
     _check_state(state)
     picture = None if preview is None else to_picture(preview)
-    tensors = lora_state_dict(state) | (bundled_state_dict(state) if bundle else {})
+    weights, kept = _weights(state, spectrum, rank)
+    tensors = weights | (bundled_state_dict(state) if bundle else {})
     concepts = concept_metadata(state, vectors=not bundle)
     stem = f"{name}-{content_hash(tensors, concepts)[:8]}"
     lora = Path(loras) / f"{stem}.safetensors"
@@ -81,7 +95,7 @@ def export_lora(
     if picture is not None:
         jobs.append((lora.with_name(f"{stem}.preview.png"), lambda path: write_png(picture, path)))
     thumbnail = None if picture is None else thumbnail_uri(picture)
-    metadata = lora_metadata(state, tensors, concepts, stem, info, thumbnail)
+    metadata = lora_metadata(state, tensors, concepts, stem, info, thumbnail, kept)
     # The LoRA comes last: where it lies, its embeddings and its preview lie too.
     jobs.append((lora, lambda path: save_tensors(path, tensors, metadata)))
     _write_all(jobs)
@@ -90,6 +104,22 @@ def export_lora(
         tuple(_embedding_path(Path(embeddings), concept.token) for concept in state.concepts),
         None if picture is None else lora.with_name(f"{stem}.preview.png"),
     )
+
+
+def _weights(
+    state: LifelongState, spectrum: Spectrum | None, rank: int | None
+) -> tuple[dict[str, Tensor], float]:
+    """The LoRA's tensors, and the share of the change's energy that is in them."""
+    if rank is None:
+        return lora_state_dict(state, spectrum), 1.0
+    if state.adapter_spec.kind != "spectral":
+        raise InputError(
+            f"The adapter of this state is of {state.adapter_spec.describe()} and exported as it "
+            "is; only a spectral one can be given another rank. Leave the rank out."
+        )
+    found = truncated_changes(state, require_spectrum(spectrum), rank)
+    logger.info("The LoRA of rank %d keeps %.1f %% of the change.", rank, 100 * found.kept_energy)
+    return found
 
 
 def _check_state(state: LifelongState) -> None:

@@ -57,6 +57,11 @@ def import_lora(path: Path | str, family: str | None = None) -> ImportedLora:
     tensors, metadata = load_tensors(path)
     _check_own(path.name, tensors, metadata)
     found = _group(tensors)
+    if any("diff" in parts for parts in found.values()):
+        raise FileError(
+            f"{path.name} holds whole changes of weights, which are no LoRA. To go on learning "
+            "from them, load the saved state instead; or export it as a LoRA of some rank."
+        )
     if not found:
         raise FileError(
             f"{path.name} has no LoRA layers in kohya's names (lora_unet_…, lora_te_…). It may be "

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from ..adapters.factors import low_rank_factors
+from ..adapters.spectrum import Spectrum
 from ..concepts import Concept
 from ..errors import StateError
 from ..state import LifelongState
 from .naming import kohya_name, layers, text_prefixes
+from .spectral import whole_changes
 
 BUNDLE = "bundle_emb"
 SINGLE = "string_to_param.*"
@@ -19,18 +21,24 @@ EMBEDDING = "emb_params"
 """The same in an embedding's own file."""
 
 
-def lora_state_dict(state: LifelongState) -> dict[str, Tensor]:
+def lora_state_dict(state: LifelongState, spectrum: Spectrum | None = None) -> dict[str, Tensor]:
     """The state's adapter as a LoRA in kohya names: `.lora_down.weight` [k, in],
     `.lora_up.weight` [out, k] and `.alpha` [] per layer, fp32 on the CPU;
     ΔW = (alpha / k) · up @ down.
 
-    Every kind of adapter is one, exactly up to fp32's rounding. Full matrices (key_value) have
-    k = min(out, in): `.diff` keys would be smaller, but diffusers refuses files that have them.
+    Every kind of adapter but one is a LoRA, exactly up to fp32's rounding. Full matrices
+    (key_value) have k = min(out, in): `.diff` keys would be smaller, but diffusers refuses files
+    that have them. Only spectral adapters, which change the whole UNet, give `whole_changes`.
+
+    spectrum: the decomposed weights of the base model, for spectral adapters.
 
     Every key is a layer: `comfy.sd.load_lora_for_models` takes it as it is.
 
-    Raises StateError when a layer is none of the family's, or of another size.
+    Raises StateError when a layer is none of the family's, or of another size, and for a spectral
+    adapter without a spectrum.
     """
+    if state.adapter_spec.kind == "spectral":
+        return whole_changes(state, require_spectrum(spectrum))
     tensors: dict[str, Tensor] = {}
     names = {
         layer: kohya_name(layer, state.family)
@@ -43,6 +51,17 @@ def lora_state_dict(state: LifelongState) -> dict[str, Tensor]:
         tensors[f"{name}.lora_up.weight"] = up.clone()
         tensors[f"{name}.alpha"] = torch.tensor(alpha)
     return tensors
+
+
+def require_spectrum(spectrum: Spectrum | None) -> Spectrum:
+    """`spectrum`. Raises StateError when there is none."""
+    if spectrum is None:
+        raise StateError(
+            "This state only says how far the singular values of the base model's weights move, "
+            "and the decomposed weights are not here. Load the base model and put the state on it "
+            "once (in ComfyUI: Apply Lifelong State), then try again."
+        )
+    return spectrum
 
 
 def embedding_state_dict(concept: Concept, family: str) -> dict[str, Tensor]:

@@ -25,6 +25,8 @@ LORA_FORMAT = "lifelong_lora"
 LORA_VERSION = 1
 FAMILY = "lifelong.family"
 FINGERPRINT = "lifelong.base_fingerprint"
+KEPT_ENERGY = "lifelong.kept_energy"
+"""Σ‖ΔW in the file‖² / Σ‖ΔW learned‖²."""
 
 PREDICTION = {"epsilon": "epsilon", "v_prediction": "v"}
 TRAINING_KEYS = {
@@ -73,9 +75,10 @@ def lora_metadata(
     stem: str,
     info: ExportInfo,
     thumbnail: str | None = None,
+    kept_energy: float = 1.0,
 ) -> dict[str, str]:
     """The metadata of the file `<stem>.safetensors` that holds `tensors`; `concepts`: those of
-    `concept_metadata`."""
+    `concept_metadata`; kept_energy: share of the state's change that is in the file."""
     training = _training(state, tensors, stem, info)
     digest = data_hash(tensors, training)
     spec = _model_spec(state, stem, info, digest) | _optional({"modelspec.thumbnail": thumbnail})
@@ -85,6 +88,7 @@ def lora_metadata(
         CHECKSUM: content_hash(tensors, concepts),
         FAMILY: state.family,
         FINGERPRINT: state.base_fingerprint,
+        KEPT_ENERGY: f"{kept_energy:.6g}",
         **concepts,
     }
     return training | {"sshs_model_hash": digest} | spec | own
@@ -110,10 +114,6 @@ def _training(
     # One key for all concepts: managers look into the first key only.
     frequency = {"concepts": dict.fromkeys(triggers, 1)}
     datasets = [{"is_dreambooth": True, "subsets": [{"class_tokens": text} for text in triggers]}]
-    ranks = {len(value) for key, value in tensors.items() if key.endswith(".lora_down.weight")}
-    alphas = {value.item() for key, value in tensors.items() if key.endswith(".alpha")}
-    # Layers that have full matrices differ in rank; the largest stands for all.
-    rank, alpha = max(ranks), max(alphas)
     numbers = {
         name: str(settings[key])
         for name, key in TRAINING_KEYS.items()
@@ -123,14 +123,29 @@ def _training(
         "ss_base_model_version": _base_version(state.family, info.prediction_type),
         "ss_v2": str(state.family == "sd2"),
         "ss_zero_terminal_snr": "False",
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": f"{alpha:g}",
+        **_network(tensors),
         "ss_output_name": stem,
         "ss_tag_frequency": json.dumps(frequency),
         "ss_datasets": json.dumps(datasets),
         **numbers,
         **_optional({"ss_sd_model_name": _file_name(info.base_name)}),
+    }
+
+
+def _network(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """What kind of weights the file has: a LoRA, or whole changes as LyCORIS' "full" has them."""
+    ranks = {len(value) for key, value in tensors.items() if key.endswith(".lora_down.weight")}
+    if not ranks:
+        return {
+            "ss_network_module": "lycoris.kohya",
+            "ss_network_args": json.dumps({"algo": "full", "train_norm": "True"}),
+        }
+    alphas = {value.item() for key, value in tensors.items() if key.endswith(".alpha")}
+    # Layers that have full matrices differ in rank; the largest stands for all.
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(max(ranks)),
+        "ss_network_alpha": f"{max(alphas):g}",
     }
 
 

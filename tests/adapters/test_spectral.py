@@ -48,7 +48,7 @@ def place(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
 
 def on(layer: nn.Module, spread: float = 0.5) -> SpectralAdapter:
     matrix = isinstance(layer, (nn.Linear, nn.Conv2d))
-    spectrum = decompose({"x": layer.weight} if matrix else {}, torch.float32)
+    spectrum = decompose({"x": layer.weight} if matrix else {})
     adapter = SpectralAdapter(SPEC, {"x": layer}, spectrum)
     adapter.load(
         {
@@ -172,20 +172,21 @@ class Base:
     fingerprint, device = "demo-v_prediction-0", torch.device("cpu")
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        self.dtype = dtype
-        self.unet = nn.Sequential(INPUTS["linear"][0], INPUTS["conv"][0], INPUTS["group_norm"][0])
+        layers = nn.Sequential(INPUTS["linear"][0], INPUTS["conv"][0], INPUTS["group_norm"][0])
+        self.unet = copy.deepcopy(layers).to(dtype)
 
 
 def test_what_lies_in_the_folder_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Also for another copy of the base model, in another precision."""
     first, second = Base(), Base(torch.bfloat16)
-    keep_spectrum(first, tmp_path)
-    keep_spectrum(second, tmp_path)
+    for base in (first, second):
+        keep_spectrum(base, SPEC, tmp_path)
+        keep_spectrum(base, AdapterSpec(), tmp_path / "elsewhere")
     assert list(spectrum_of(first)) == list(spectrum_of(second)) == ["unet.0", "unet.1"]
     for key, parts in spectrum_of(first).items():
         for mine, kept in zip(parts, spectrum_of(second)[key], strict=True):
             assert mine.dtype == torch.float32 and torch.equal(mine, kept)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:100])
     assert load_spectrum(first.fingerprint, tmp_path) is None
     assert "again" in caplog.text
