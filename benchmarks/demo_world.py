@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from benchmarks.learn_concept import clip_hash
 from benchmarks.record import Recorder
 from benchmarks.world_concepts import STREAMS, measure_concepts
 from benchmarks.world_samplers import measure_samplers
@@ -53,10 +54,11 @@ def main() -> None:
             "seed": settings.seed,
             "prompts_by_stock_samplers": options.sampled,
             "concepts_of_toys5_streams": list(STREAMS),
+            "world_clip": clip_hash(),
         },
     )
     backbone = load_backbone(weights_path("demo"))
-    folder = CACHE / "demo_world" / backbone.fingerprint
+    folder = CACHE / "demo_world" / f"{backbone.fingerprint}-{clip_hash()}"
     parts: dict[str, Part] = {
         "prompts": lambda path: prompts_part(backbone, settings, path),
         "concepts": lambda path: concepts_part(backbone, folder / "prompts", path),

@@ -31,6 +31,7 @@ from lifelong_core.evaluation.features import (
     text_alignment,
 )
 from lifelong_core.evaluation.prompts import evaluation_prompts
+from lifelong_core.files import file_hash
 from lifelong_core.launch.console import say
 from lifelong_core.launch.paths import CACHE
 from lifelong_core.methods import learn
@@ -66,6 +67,7 @@ def main() -> None:
             "prompts": evaluation_prompts("<concept>"),
             "pictures_per_prompt": PER_PROMPT,
             "sampling_steps": STEPS,
+            "world_clip": clip_hash(),
         },
     )
     backbone = load_backbone(weights_path("demo"))
@@ -82,6 +84,11 @@ def main() -> None:
     summary["weights"] = backbone.fingerprint
     recorder.write(summary, rows, {"pictures": contact_sheet(sheet)})
     say(json.dumps(summary))
+
+
+def clip_hash() -> str:
+    """Which CLIP measured: a share of its file's hash."""
+    return file_hash(weights_path("clip"))[:16]
 
 
 def measure(
