@@ -5,6 +5,8 @@ python -m benchmarks.memory_selection: on the demo model, on one thread.
 - The choice of Eq 5 among 8 candidates for each of 5 pictures of 50 concepts, their features given.
 - A step of an L2DM lesson against the same step without replay (denoising and prior preservation),
   4 pictures per term, taking turns.
+- A whole lesson, its memory drawn and its pictures learned, after 5, 20 and 50 concepts, with all
+  of them drawn again and with a bound on the pictures.
 - IA at the end of a stream with rainbow selection less that with random selection of the same
   candidates, from the recorded runs of `l2dm` and `l2dm_random`; null while there are none.
 
@@ -27,6 +29,8 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.made_state import made_state
+from benchmarks.memory_growth import KNOWN as BEFORE
+from benchmarks.memory_growth import LIMIT, growth_summary, lesson_growth
 from benchmarks.record import RESULTS, Recorder
 from benchmarks.speed_data import STREAM_SEED
 from lifelong_core.backbone import Backbone, load_backbone
@@ -57,7 +61,7 @@ RAINBOW, RANDOM = "l2dm", "l2dm_random"
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_selection")
-    parser.add_argument("--part", choices=("selection", "step", "ia"))
+    parser.add_argument("--part", choices=("selection", "step", "growth", "ia"))
     part = parser.parse_args().part
     torch.set_num_threads(THREADS)
     recorder = Recorder(
@@ -79,6 +83,7 @@ def main() -> None:
                 "rounds": ROUNDS,
                 "steps_per_round": STEPS,
             },
+            "growth": {"method": RAINBOW, "known_concepts": list(BEFORE), "limit": LIMIT},
             "ia": {"table": TABLE.name, "methods": [RAINBOW, RANDOM]},
         },
     )
@@ -90,17 +95,21 @@ def main() -> None:
         runs.append({"run": "selection", "cpu_seconds": [round(one, 5) for one in seconds]})
     if part in (None, "step"):
         for method in (RAINBOW, "l2dm_lora"):
-            rows = step_seconds(load_backbone(weights_path("demo")), method)
+            steps = step_seconds(load_backbone(weights_path("demo")), method)
             key = "replay_step_over_plain" + method.removeprefix(RAINBOW)
-            summary[key] = round(median(rows["replay"]) / median(rows["plain"]), 3)
+            summary[key] = round(median(steps["replay"]) / median(steps["plain"]), 3)
             runs += [
                 {
                     "run": f"step of {method}, {name}",
                     "cpu_seconds_per_step": round(median(spans), 4),
                     "cpu_seconds": [round(one, 4) for one in spans],
                 }
-                for name, spans in rows.items()
+                for name, spans in steps.items()
             ]
+    if part in (None, "growth"):
+        rows = lesson_growth(load_backbone(weights_path("demo")), RAINBOW)
+        summary |= growth_summary(rows)
+        runs += rows
     if part in (None, "ia"):
         summary["rainbow_minus_random_ia"] = rainbow_minus_random(TABLE)
     if part is None:

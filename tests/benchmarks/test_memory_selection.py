@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import memory_selection
+from benchmarks.memory_growth import growth_summary, lesson_growth
 from benchmarks.memory_selection import (
     CANDIDATES,
     CONCEPTS,
@@ -21,6 +22,8 @@ from benchmarks.memory_selection import (
 from lifelong_core.backbone import random_backbone
 from lifelong_core.errors import FileError
 from lifelong_core.files import write_json
+from lifelong_core.lesson import defaults_for
+from lifelong_core.memory import MemorySettings
 from lifelong_core.methods import METHODS
 from lifelong_core.training import priors
 from lifelong_core.training.lesson import Lesson
@@ -68,3 +71,24 @@ def test_rainbow_is_compared_with_random_on_the_same_seeds(tmp_path: Path) -> No
     assert rainbow_minus_random(table) == pytest.approx([0.1, 0.1, 0.1])
     with pytest.raises(FileError, match="no table"):
         rainbow_minus_random(write_json(tmp_path / "other.json", {}))
+
+
+def test_a_bound_holds_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(priors, "SAMPLER_STEPS", 1)
+    lesson = replace(defaults_for("demo"), steps=1, prior_count=4, batch_size=1)
+    rows = lesson_growth(
+        random_backbone("demo"),
+        "l2dm_lora",
+        known=(1, 2),
+        limit=5,
+        lesson=lesson,
+        memory=MemorySettings(candidates=1, steps=1),
+    )
+    assert [row["pictures_drawn"] for row in rows] == [5, 5, 10, 5]
+    assert [row["pictures_replayed"] for row in rows] == [5, 5, 10, 5]
+    assert list(growth_summary(rows)) == [
+        "whole_lesson_seconds_1",
+        "limited_whole_lesson_seconds_1",
+        "whole_lesson_seconds_2",
+        "limited_whole_lesson_seconds_2",
+    ]
