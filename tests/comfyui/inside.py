@@ -11,7 +11,7 @@ import importlib.util
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -468,10 +468,11 @@ def same_tokens(left: Any, right: Any) -> bool:
     return plain(left) == plain(right)
 
 
-def main() -> None:
+def main(names: Mapping[str, Any]) -> None:
+    """Run the check_… functions among `names`, a script's globals."""
     pack("nodes.demo_model").register_demo_model()
     results = {}
-    checks = {key: value for key, value in globals().items() if key.startswith("check_")}
+    checks = {key: value for key, value in names.items() if key.startswith("check_")}
     for name, check in checks.items():
         try:
             check()
@@ -482,4 +483,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(globals())
