@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..lifelong_core.memory import ShortTermMemory
-from ..lifelong_core.methods import learn
+from ..lifelong_core.methods import check_follows, learn
 from ..lifelong_core.state import LifelongState
 from .bridge import model_family, training_backbone, usual_precision
 from .clip_vision import ClipVisionFeatures
@@ -87,6 +87,7 @@ class LearnConceptTask(io.ComfyNode):
         values = {name: only(name, value) for name, value in widgets.items()}
         size = only("resolution", resolution) if resolution else 0
         chosen = only("method", method)
+        check_follows(given, chosen)
         with torch.inference_mode(False):
             family = model_family(plain_model)
             usual = usual_settings(family.name, given, chosen)
