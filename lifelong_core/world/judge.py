@@ -45,6 +45,30 @@ class ThingReading:
 
 
 @dataclass(frozen=True)
+class Observation:
+    """One object with all that the judge makes of it, for comparing it to a look that is known.
+
+    nouns: log-probabilities [8] in the order of NOUNS; attributes: name -> log-probabilities of
+    its values in ATTRIBUTES. The middle and the confidence are those of `ThingReading`.
+    """
+
+    nouns: Tensor
+    attributes: dict[str, Tensor]
+    x: float
+    y: float
+    confidence: float
+
+    @property
+    def noun(self) -> str:
+        """The likeliest one."""
+        return NOUNS[int(self.nouns.argmax())]
+
+    def thing(self) -> ThingReading:
+        """The likeliest noun and look."""
+        return ThingReading(self.noun, _look(self.attributes), self.x, self.y, self.confidence)
+
+
+@dataclass(frozen=True)
 class Reading:
     """What a picture shows: background, drawing style, and the objects from left to right."""
 
@@ -71,6 +95,14 @@ class Judge:
             output = self._look(part)
             readings += [_reading(output, row) for row in range(len(part))]
         return readings
+
+    def observe(self, images: Tensor, batch_size: int = 64) -> list[tuple[Observation, ...]]:
+        """The objects of every picture from left to right, not yet decided upon."""
+        observed = []
+        for part in images.split(batch_size):
+            output = self._look(part)
+            observed += [_observations(output, row) for row in range(len(part))]
+        return observed
 
     def where(self, images: Tensor, batch_size: int = 64) -> Tensor:
         """[B, 8, 16, 16] in [0, 1]: probability that a cell belongs to an object of each noun.
@@ -100,15 +132,13 @@ class Judge:
 
 
 def _reading(output: JudgeOutput, row: int) -> Reading:
-    centre = output.centre[row].sigmoid()
     whole = {
         name: values[int(output.whole[name][row].argmax())] for name, values in GLOBALS.items()
     }
-    things = _things(output, row, _peaks(centre), centre)
     return Reading(
         whole["background"],
         Style(whole["tone"], whole["line"], whole["texture"]),
-        tuple(sorted(things, key=lambda thing: thing.x)),
+        tuple(observation.thing() for observation in _observations(output, row)),
     )
 
 
@@ -118,26 +148,27 @@ def _peaks(centre: Tensor) -> list[list[int]]:
     return ((centre == strongest) & (centre > PRESENT)).nonzero().tolist()
 
 
-def _things(
-    output: JudgeOutput, row: int, peaks: list[list[int]], centre: Tensor
-) -> list[ThingReading]:
-    """One object per peak of `centre` [16, 16], read over the cells that belong to it."""
+def _observations(output: JudgeOutput, row: int) -> tuple[Observation, ...]:
+    """One object per peak of the row's `centre`, read over the cells that belong to it."""
+    centre = output.centre[row].sigmoid()
+    peaks = _peaks(centre)
     if not peaks:
-        return []
+        return ()
     y, x = ((torch.tensor(peaks).T + 0.5) / GRID).to(centre)
     covered = output.nouns[row].softmax(0)[0] < 0.5
     cells = regions(covered[None], x[None], y[None], torch.ones(1, len(peaks)).bool().to(x.device))
-    read = {name: logits[0] for name, logits in output.row(row).at(cells).items()}
-    return [
-        ThingReading(
-            noun=NOUNS[int(read["noun"][k].argmax())],
-            look=_look({name: read[name][k].log_softmax(0) for name in ATTRIBUTES}),
+    read = {name: logits[0].log_softmax(-1) for name, logits in output.row(row).at(cells).items()}
+    found = [
+        Observation(
+            nouns=read["noun"][k],
+            attributes={name: read[name][k] for name in ATTRIBUTES},
             x=float(x[k]),
             y=float(y[k]),
             confidence=float(centre[tuple(peak)]),
         )
         for k, peak in enumerate(peaks)
     ]
+    return tuple(sorted(found, key=lambda one: one.x))
 
 
 def _look(read: dict[str, Tensor]) -> Look:
