@@ -27,6 +27,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 LESSON_METHODS = (
     "lora",
     "ewc",
+    "l2dm",
     "l2dm_lora",
     "lwf",
     "c_lora",
@@ -34,6 +35,7 @@ LESSON_METHODS = (
     "dreambooth_lora",
     "custom_diffusion",
     "custom_diffusion_ewc",
+    "svdiff",
     "textual_inversion",
 )
 """The methods of a lesson in a graph: those whose model is one for all prompts, each kind of

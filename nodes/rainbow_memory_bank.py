@@ -32,9 +32,10 @@ class RainbowMemoryBank(io.ComfyNode):
             node_id="RainbowMemoryBank",
             display_name="Rainbow Memory Bank (L2DM)",
             category="lifelong",
-            description="Comes before the next Learn Concept with method 'l2dm_lora', so that "
-            "earlier concepts are not forgotten: the model draws pictures of what it knows, and "
-            "those that are varied and like the remembered ones are kept for the lesson to replay.",
+            description="Comes before the next Learn Concept with method 'l2dm' or 'l2dm_lora', so "
+            "that earlier concepts are not forgotten: the model draws pictures of what it knows, "
+            "and those that are varied and like the remembered ones are kept for the lesson to "
+            "replay.",
             search_aliases=[
                 "replay",
                 "l2dm",

@@ -77,7 +77,8 @@ class LongTermMemory:
         if group is None:
             return None
         try:
-            tokens = [key.removesuffix(f"/{FEATURES}") for key in group if key.endswith(FEATURES)]
+            ending = f"/{FEATURES}"
+            tokens = [key.removesuffix(ending) for key in group if key.endswith(ending)]
             order = [concept.token for concept in state.concepts]
             concepts = {
                 token: ConceptMemory(

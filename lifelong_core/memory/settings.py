@@ -15,7 +15,9 @@ from .selection import RAINBOW, SELECTIONS
 class MemorySettings:
     """How pictures to replay are made. Every field's metadata holds `help` and its limits.
 
-    L2DM gives no values; the defaults are algorithms' usual ones (register H2): η = 8, β_s = 1.
+    L2DM gives no values. With β = 1 both terms of Eq 5 count alike: cosines of pictures of one
+    class spread as far as the mean of 1 - cosine.
+
     Raises InputError for values out of range, and for a limit that leaves not one prompt.
     """
 

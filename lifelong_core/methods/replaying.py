@@ -12,7 +12,7 @@ from ..memory import FeatureModel, MemorySettings, ShortTermMemory, recall, reme
 from ..memory.long_term import require_rememberable
 from ..state import LifelongState
 from ..training import ProgressCallback
-from .table import METHODS
+from .table import METHODS, Records
 
 
 def memory_model(
@@ -21,8 +21,15 @@ def memory_model(
     """The model that a lesson of `method` is remembered with: `features` if given, the world CLIP
     for methods that replay, none for others.
 
-    Raises StateError when lessons of `state` were remembered with another.
+    Raises StateError when lessons of `state` were remembered with another, and InputError for
+    methods whose lessons each leave an adapter of their own: no one model could redraw them all.
     """
+    if features is not None and METHODS[method].records is not Records.WHOLE:
+        raise InputError(
+            f"Lessons of method {method!r} cannot be recalled: its adapters each hold "
+            f"{METHODS[method].records.value}. Leave the feature model out, or choose a method "
+            "with one adapter for all."
+        )
     if features is None and METHODS[method].replays is not None:
         features = world_features()
     if features is not None:

@@ -71,6 +71,18 @@ def test_a_lesson_replays_what_the_bank_recalled(
     assert lora_name(stream).startswith("t_memory-")
 
 
+def test_the_published_method_learns_and_is_exported(comfyui_server: ComfyServer) -> None:
+    """L²DM's own adapter shifts singular values, which neither MODEL nor file holds as a LoRA."""
+    workflow = two_lessons(first={"method": "l2dm"}, second={"method": "l2dm"})
+    exported(workflow, ["lesson 2", 0], "t_published")
+    workflow.graph["export"]["inputs"]["replace_embeddings"] = True
+    result = comfyui_server.run(workflow.graph)
+    state = saved(comfyui_server, result)
+    assert state.adapter_spec.kind == "spectral"
+    assert "replay" in state.records[1].metrics["terms"]
+    assert lora_name(result).startswith("t_published-")
+
+
 def test_the_picture_shows_every_candidate(comfyui_server: ComfyServer, stream: RunResult) -> None:
     (picture,) = pixels(comfyui_server, stream, "picture")
     assert picture.shape[0] > 5 * 96 and picture.shape[1] >= 640

@@ -75,6 +75,11 @@ def test_lessons_remember_when_the_method_replays_or_it_is_asked_for(
     assert replayed.feature_model.startswith("world_clip:")
 
 
+def test_lessons_with_adapters_of_their_own_cannot_be_remembered(backbone: Backbone) -> None:
+    with pytest.raises(InputError, match="'lora_merge' cannot be recalled: .* its own concept"):
+        learn(backbone, task(), settings=SETTINGS, method="lora_merge", features=COLOURS)
+
+
 def test_a_whole_task_draws_what_its_method_replays(
     backbone: Backbone, first: LifelongState, tmp_path: Path
 ) -> None:
