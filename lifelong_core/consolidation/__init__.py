@@ -15,6 +15,7 @@ from ..concepts import ConceptTask
 from ..errors import InputError, StateError
 from ..files import check_writable, content_hash
 from ..finished import finished_before, keep_finished
+from ..memory import ShortTermMemory
 from ..state import LifelongState
 from ..training import ProgressCallback
 from ..training.precision import check_precision
@@ -42,12 +43,14 @@ def consolidate(
     *,
     phases: Sequence[Phase],
     settings: ConsolidationSettings | None = None,
+    memory: ShortTermMemory | None = None,
     on_progress: ProgressCallback | None = None,
     workspace: Path | None = None,
 ) -> LifelongState:
     """The state after `phases`, run one after another on what the lesson `task` left in `state`.
 
     settings: by default the family's.
+    memory: what the lesson replayed, for phases that look at it.
     workspace: folder that keeps finished phases, so that a cancelled consolidation goes on after
         the last one that ended.
 
@@ -63,11 +66,11 @@ def consolidate(
     for phase in phases:
         finished = None
         if workspace is not None:
-            key = phase_key(backbone, state, phase, settings)
+            key = phase_key(backbone, state, phase, settings, memory)
             finished = workspace / "consolidations" / f"{key}.lifelong.safetensors"
         known = finished_before(finished)
         if known is None:
-            work = work or prepare(backbone, task, settings, state)
+            work = work or prepare(backbone, task, settings, state, memory)
             known = phase(work, state, on_progress)
             keep_finished(known, finished)
         state = known
@@ -93,11 +96,16 @@ def check_consolidation(
 
 
 def phase_key(
-    backbone: Backbone, state: LifelongState, phase: Phase, settings: ConsolidationSettings
+    backbone: Backbone,
+    state: LifelongState,
+    phase: Phase,
+    settings: ConsolidationSettings,
+    memory: ShortTermMemory | None = None,
 ) -> str:
     """A name for everything that a phase's result depends on; the newest lesson's pictures are
     in the state as their hash.
     """
+    replayed = () if memory is None else (memory.content_hash,)
     return content_hash(
         state.content_hash,
         phase.name,
@@ -105,4 +113,5 @@ def phase_key(
         backbone.content_hash,
         __version__,
         CODE_VERSION,
+        *replayed,
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..backbone import Backbone
 from ..backbone.schedule import TIMESTEPS
 from ..concepts import Concept, ConceptTask
+from ..memory import ShortTermMemory
 from ..objectives import Predictor
 from ..prompts import ConceptVectors, PromptCache
 from ..prompts.conditioning import Conditioning
@@ -46,7 +47,7 @@ class Consolidation:
     """Made once per consolidation of the lesson `task`; the pictures are used, never stored.
 
     concepts: all that the state knows, oldest first; the last one is the lesson's (c_n).
-    views: the pictures' latents [N, 1, 4, h, w].
+    views: the pictures' latents [N, 1, 4, h, w]. memory: what the lesson replayed, if it did.
     """
 
     backbone: Backbone
@@ -54,6 +55,7 @@ class Consolidation:
     settings: ConsolidationSettings
     concepts: tuple[Concept, ...]
     views: Tensor
+    memory: ShortTermMemory | None = None
 
     @property
     def current(self) -> str:
@@ -148,11 +150,15 @@ def concept_prompt(concept: Concept) -> str:
 
 
 def prepare(
-    backbone: Backbone, task: ConceptTask, settings: ConsolidationSettings, state: LifelongState
+    backbone: Backbone,
+    task: ConceptTask,
+    settings: ConsolidationSettings,
+    state: LifelongState,
+    memory: ShortTermMemory | None = None,
 ) -> Consolidation:
     """Encode the pictures and gather what the phases need."""
     views = encode_views(backbone, task.images, flip=False, crop=False, seed=settings.seed)
-    return Consolidation(backbone, task, settings, state.concepts, views)
+    return Consolidation(backbone, task, settings, state.concepts, views, memory)
 
 
 def with_report(state: LifelongState, name: str, report: dict[str, Any]) -> LifelongState:

@@ -168,6 +168,7 @@ def teach(
         learned,
         phases=phases,
         settings=consolidation,
+        memory=replayed,
         on_progress=on_progress,
         workspace=workspace,
     )

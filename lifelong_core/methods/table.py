@@ -14,6 +14,7 @@ from ..consolidation.constrained import ConstrainedMerge
 from ..consolidation.distill import DistillPhase
 from ..consolidation.fisher import UpdateFisher
 from ..consolidation.routing import route
+from ..consolidation.shift_embeddings import ShiftEmbeddings
 from ..lesson import LessonSettings
 from ..memory import RAINBOW, RANDOM
 from ..objectives import Term
@@ -279,6 +280,15 @@ METHODS: dict[str, Method] = {
         start=continue_adapter,
         terms=(denoise_concept, preserve_prior, replay_earlier, hold_weights),
         after=(UpdateFisher(dc=True),),
+        settings=l2dm_settings,
+        replays=RAINBOW,
+    ),
+    "l2dm_shift": Method(
+        title="L²DM + shift embeddings",
+        reference="Sun et al. 2024 with Guo et al. 2025 (ConceptGuard), its shift embeddings",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, replay_earlier),
+        after=(ShiftEmbeddings(),),
         settings=l2dm_settings,
         replays=RAINBOW,
     ),
