@@ -10,10 +10,12 @@ from .export_lora import ExportLifelongLora
 from .folders import register_state_folders
 from .learn_concept_task import LearnConceptTask
 from .lifelong_report import LifelongReport
+from .load_concept_photos import LoadConceptPhotos
 from .rainbow_memory_bank import RainbowMemoryBank
 from .state_nodes import ApplyLifelongState, LoadLifelongState, SaveLifelongState
 
 NODES: list[type[io.ComfyNode]] = [
+    LoadConceptPhotos,
     LearnConceptTask,
     ConsolidateEWCDC,
     RainbowMemoryBank,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -62,6 +63,30 @@ def new_state_path(name: str) -> Path:
     last = saved_states(name)
     number = int(last[-1].name[len(name) + 1 : -len(STATE_ENDING)]) + 1 if last else 1
     return state_folder() / f"{name}_{number:05}{STATE_ENDING}"
+
+
+def photo_folders() -> list[str]:
+    """The folders inside ComfyUI's input folder, as offered in a combo."""
+    return list(folder_paths.get_input_subfolders())
+
+
+def photo_folder(name: str) -> Path:
+    """The folder of a name offered by `photo_folders`. Raises FileError for any other name."""
+    inputs = folder_paths.get_input_directory()
+    path = os.path.join(inputs, name)
+    if name not in photo_folders() or not folder_paths.is_within_directory(inputs, path):
+        raise FileError(
+            f"There is no folder {name!r} in {inputs}. Put the pictures into a folder in there, "
+            "refresh the page's node definitions (key R) and choose it."
+        )
+    return Path(path)
+
+
+def file_list(folder: Path) -> str:
+    """Names, sizes and times of a folder's files: another text when one of them has changed."""
+    with os.scandir(folder) as entries:
+        found = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
+    return "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in sorted(found))
 
 
 def workspace() -> Path:

@@ -61,7 +61,8 @@ def prepare_demo(base: Path) -> None:
 def prepare_demo_inputs(folder: Path) -> None:
     """Photos of the five toys of one stream of the demo world: `folder/demo_<noun>/photo_<n>.png`.
 
-    One folder per toy, as the stock folder loaders read them. Photos that are there stay.
+    One folder per toy, as Load Concept Photos and the stock folder loaders read them. Photos that
+    are there stay.
     """
     from ..world.streams import toys5
 
