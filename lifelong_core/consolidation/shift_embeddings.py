@@ -1,4 +1,4 @@
-"""Shift embeddings of ConceptGuard (Guo et al. 2025): earlier tokens follow the weights.
+"""Shift embeddings of ConceptGuard (CVPR 2025): earlier tokens follow the weights.
 
 A lesson moves the weights that earlier tokens were learned with. Here the weights stay and the
 earlier tokens' vectors are trained on, on the pictures that the lesson replayed.

@@ -285,7 +285,7 @@ METHODS: dict[str, Method] = {
     ),
     "l2dm_shift": Method(
         title="L²DM + shift embeddings",
-        reference="Sun et al. 2024 with Guo et al. 2025 (ConceptGuard), its shift embeddings",
+        reference="Sun et al. 2024 with the shift embeddings of ConceptGuard (CVPR 2025)",
         start=continue_adapter,
         terms=(denoise_concept, preserve_prior, replay_earlier),
         after=(ShiftEmbeddings(),),
