@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .concept_attention_artist_sampler import ConceptAttentionArtistSampler
 from .consolidate_ewc_dc import ConsolidateEWCDC
 from .demo_model import register_demo_model
 from .export_lora import ExportLifelongLora
@@ -11,6 +12,7 @@ from .folders import register_state_folders
 from .learn_concept_task import LearnConceptTask
 from .lifelong_report import LifelongReport
 from .load_concept_photos import LoadConceptPhotos
+from .orthogonal_attention_guidance import OrthogonalAttentionGuidance
 from .rainbow_memory_bank import RainbowMemoryBank
 from .state_nodes import ApplyLifelongState, LoadLifelongState, SaveLifelongState
 
@@ -19,6 +21,8 @@ NODES: list[type[io.ComfyNode]] = [
     LearnConceptTask,
     ConsolidateEWCDC,
     RainbowMemoryBank,
+    ConceptAttentionArtistSampler,
+    OrthogonalAttentionGuidance,
     SaveLifelongState,
     LoadLifelongState,
     ApplyLifelongState,

@@ -15,7 +15,13 @@ from lifelong_core.launch.pack import FOLDER
 from lifelong_core.launch.paths import ROOT
 from lifelong_core.launch.server import ComfyServer
 
-MISSION_NODES = {"LearnConceptTask", "ConsolidateEWC-DC", "RainbowMemoryBank"}
+MISSION_NODES = {
+    "LearnConceptTask",
+    "ConsolidateEWC-DC",
+    "RainbowMemoryBank",
+    "ConceptAttentionArtistSampler",
+    "OrthogonalAttentionGuidance",
+}
 
 
 def declared_nodes() -> list[str]:
