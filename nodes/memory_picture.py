@@ -9,7 +9,7 @@ from ..lifelong_core.charts import INK, LINES, canvas, shortened
 from ..lifelong_core.memory import Recollection
 from .pictures import as_batch, to_pil
 
-CELL, GAP, TEXT, TOP, LEFT = 96, 10, 18, 48, 16
+CELL, GAP, TEXT, TOP, LEFT = 96, 12, 24, 48, 16
 LABEL = 28
 CONCEPTS = 12
 """So many concepts are shown; a picture of all would be too tall to look at."""
@@ -32,7 +32,7 @@ def memory_picture(recollection: Recollection) -> Tensor:
     height = TOP + len(shown) * LABEL + len(rows) * (CELL + TEXT + GAP) + LABEL
     image, draw = canvas(
         f"Kept {len(recollection.chosen)} of {len(recollection.thumbnails)} pictures drawn of "
-        f"{len(tokens)} concepts; under each its score",
+        f"{len(tokens)} concept{'s' * (len(tokens) > 1)}; under each its score",
         (width, height),
     )
     shares, kept_for = _scores(recollection), set(recollection.chosen.tolist())
@@ -47,7 +47,7 @@ def memory_picture(recollection: Recollection) -> Tensor:
             number = row * per_row + column
             place = (LEFT + column * (CELL + GAP), top)
             _candidate(image, draw, recollection.thumbnails[number], place, number in kept_for)
-            below = (place[0] + CELL / 2, top + CELL + 3)
+            below = (place[0] + CELL / 2, top + CELL + 8)
             draw.text(below, f"{shares[number]:.3f}", fill=INK, font=font, anchor="mt")
         top += CELL + TEXT + GAP
     if len(tokens) > len(shown):
