@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from inside import (
+    backbone,
     comfy,
     foreign_lora,
     loaded,
@@ -264,6 +265,57 @@ def check_the_gradient_is_that_of_autograd_by_hand() -> None:
     expected = -step * gradient * math.sqrt(1 + sigma**2)
     assert len(maps) == len(slots) and float(expected.norm()) > 0
     assert distance(move, expected) < 1e-3
+
+
+def check_maps_and_moves_are_those_of_the_library() -> None:
+    """On a diffusers copy of the same weights, with the latents that ComfyUI's UNet got."""
+    base = loaded_base()
+    model = guided(base.model, base.clip)
+    library, captures = pack("lifelong_core.attention"), pack("nodes.attention_capture")
+    guide, seen, moves = library.Guide, [], []
+    call, attend = guide.__call__, captures.AttentionCapture.__call__
+
+    def watched(self: Any, executor: Any, z: Any, timesteps: Any, *args: Any, **more: Any) -> Any:
+        on_maps = self.on_maps
+
+        def keep(maps: Any, size: Any) -> bool:
+            seen.append((z.detach().clone(), int(timesteps[0]), maps.detach(), size))
+            return on_maps(maps, size)
+
+        self.on_maps = keep
+        return attend(self, executor, z, timesteps, *args, **more)
+
+    def moved(self: Any, latents: Any, *args: Any) -> Any:
+        result = call(self, latents, *args)
+        moves.append(result.latents - latents)
+        return result
+
+    with (
+        patch.object(captures.AttentionCapture, "__call__", watched),
+        patch.object(guide, "__call__", moved),
+    ):
+        sampled(model, base.positive, base.negative, empty_latent(2))
+    assert len(seen) == len(moves) == 2
+    words = pack("nodes.prompt_words").read_prompt(base.clip, PROMPT, PAIRS)
+    settings = library.GuidanceSettings(oaa=STRONG)
+    branches = pack("lifelong_core.attention.capture").ConditionalBranch
+    sampling = base.model.get_model_object("model_sampling")
+    with torch.inference_mode(False), backbone(base.model, base.clip, base.vae) as copy:
+        conditioning = copy.text.encode([PROMPT] * 2)
+        for index, ((z, timestep, maps, size), move) in enumerate(zip(seen, moves, strict=True)):
+            found: list[Any] = []
+
+            def keep(got: Any, shape: Any, found: list[Any] = found) -> bool:
+                found.append((got.detach(), shape))
+                return False
+
+            branch = branches(copy, conditioning, torch.tensor(timestep), (128, 128))
+            branch(z, keep)
+            assert found[0][1] == size and distance(maps, found[0][0]) < 1e-3
+            step = library.Step(index, STEPS)
+            result = library.guided_latent(z, branch, [words.places] * 2, settings, step)
+            scale = math.sqrt(1 + float(sampling.sigma(torch.tensor(timestep))) ** 2)
+            assert distance(move, (result.latents - z) * scale) < 1e-2
 
 
 def check_every_sampler_is_guided_once_per_step() -> None:
