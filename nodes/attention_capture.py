@@ -11,6 +11,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..lifelong_core.attention import OnMaps
+from ..lifelong_core.attention.maps import probabilities
 
 Slot = tuple[str, int, int]
 """A cross-attention layer as ComfyUI's replace patches name it: block, its number, transformer."""
@@ -56,7 +57,8 @@ class AttentionCapture:
     def _see(
         self, gathered: list[Tensor], tokens: int, q: Tensor, k: Tensor, extra: Mapping[str, Any]
     ) -> None:
-        gathered.append(probabilities(q, k, extra["n_heads"])[..., :tokens])
+        scale = extra["dim_head"] ** -0.5
+        gathered.append(probabilities(q, k, extra["n_heads"], scale)[..., :tokens])
         if len(gathered) == len(self.slots):
             height, width = extra["activations_shape"][-2:]
             self.on_maps(torch.stack(gathered).mean(0), (height, width))
@@ -96,9 +98,3 @@ def _attend(
 def _patch_at(patches: Mapping[Any, Any], slot: Slot) -> Callable[..., Tensor] | None:
     """What ComfyUI would call at this layer: the patch of the layer, else that of its block."""
     return patches.get(slot, patches.get(slot[:2]))
-
-
-def probabilities(q: Tensor, k: Tensor, heads: int) -> Tensor:
-    """softmax(q k^T / sqrt(d)), mean of heads, fp32: q [B, P, C], k [B, T, C] -> [B, P, T]."""
-    q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2).float() for x in (q, k))
-    return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1).mean(1)

@@ -15,6 +15,7 @@ from ..backbone import Backbone, Conditioning
 from ..errors import ModelError
 from .guidance import OnMaps
 from .layers import map_layers, map_size
+from .maps import probabilities
 
 See = Callable[[str, Attention, Tensor, Tensor], None]
 """Called with a layer's name, the layer, its input [B, P, C] and the prompts' context [B, T, W]."""
@@ -26,10 +27,7 @@ def attention_maps(attention: Attention, hidden: Tensor, context: Tensor) -> Ten
     Keeps the gradient to `hidden`. Adapters on the layer's projections take part.
     """
     query, key = attention.to_q(hidden), attention.to_k(context)
-    heads = attention.heads
-    query, key = (x.unflatten(-1, (heads, -1)).transpose(1, 2).float() for x in (query, key))
-    with torch.autocast(hidden.device.type, enabled=False):
-        return (query @ key.mT * attention.scale).softmax(-1).mean(1)
+    return probabilities(query, key, attention.heads, attention.scale)
 
 
 @contextmanager

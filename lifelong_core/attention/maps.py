@@ -41,6 +41,13 @@ class WordMaps:
         )
 
 
+def probabilities(query: Tensor, key: Tensor, heads: int, scale: float) -> Tensor:
+    """softmax(scale q k^T), mean of heads: query [B, P, C], key [B, T, C] -> [B, P, T] fp32."""
+    query, key = (x.unflatten(-1, (heads, -1)).transpose(1, 2).float() for x in (query, key))
+    with torch.autocast(query.device.type, enabled=False):
+        return (query @ key.mT * scale).softmax(-1).mean(1)
+
+
 def fold(maps: Tensor, lengths: Sequence[int]) -> Tensor:
     """Add up the columns of prompts that were repeated to the batch's length: [B, P, T].
 
