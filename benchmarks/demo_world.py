@@ -25,7 +25,13 @@ from lifelong_core.launch.console import ended_by_signals, say
 from lifelong_core.launch.paths import CACHE
 from lifelong_core.sharing.preview import to_picture, write_png
 from lifelong_core.world.asked import Shown, described
-from lifelong_core.world.evaluate import EvaluateSettings, Group, accuracy, evaluate
+from lifelong_core.world.evaluate import (
+    EvaluateSettings,
+    Group,
+    accuracy,
+    evaluate,
+    seconds_for_four,
+)
 from lifelong_core.world.judge import load_judge
 from lifelong_core.world.pretrain.dataset import Scenes
 from lifelong_core.world.shipped import WEIGHTS, weights_path
@@ -63,6 +69,7 @@ def main() -> None:
         "prompts": lambda path: prompts_part(backbone, settings, path),
         "concepts": lambda path: concepts_part(backbone, folder / "prompts", path),
         "samplers": lambda path: samplers_part(settings, options.sampled, folder / "prompts", path),
+        "speed": lambda _path: speed_part(backbone),
     }
     with ended_by_signals():
         found = {name: made(folder / name, make) for name, make in parts.items()}
@@ -117,8 +124,16 @@ def samplers_part(
     return {"summary": found | {"ours": accuracy(judge, ours, asked)}, "runs": []}
 
 
+def speed_part(backbone: Backbone) -> dict[str, Any]:
+    """A part of its own, to be measured again when the machine was not quiet."""
+    return {"summary": {"seconds_for_four": seconds_for_four(backbone)}, "runs": []}
+
+
 def summarised(
-    prompts: dict[str, Any], concepts: dict[str, Any], samplers: dict[str, Any]
+    prompts: dict[str, Any],
+    concepts: dict[str, Any],
+    samplers: dict[str, Any],
+    speed: dict[str, Any],
 ) -> dict[str, Any]:
     """The keys that other pages refer to."""
     learned = concepts["summary"]
@@ -135,6 +150,7 @@ def summarised(
     return {
         **{key: _rounded(value) for key, value in prompts["summary"].items()},
         **{name: _rounded(learned[key]) for key, name in names.items()},
+        **{key: _rounded(value) for key, value in speed["summary"].items()},
         "stock_sampler_accuracy": {
             sampler: {key: _rounded(shares[key]) for key in SHARES}
             for sampler, shares in samplers["summary"].items()
