@@ -123,11 +123,11 @@ def defaults_for(family: str) -> LessonSettings:
     return _DEFAULTS[family]
 
 
-_RATES = {"lora": 1.0, "vera": 10.0, "key_value": 0.1, "spectral": 2.0}
+_RATES = {"lora": 1.0, "vera": 10.0, "key_value": 0.1, "spectral": 3.0}
 """Step sizes that suit the kinds of adapters, relative to a LoRA's. VeRA's two vectors need larger
 steps (Kopiczko et al. 2024 use about ten times LoRA's); full matrices smaller ones (Custom
-Diffusion: 1e-5 times 4 pictures where LoRA has 5e-4). Shifts of singular values take 1e-3 (SVDiff)
-where LoRA has 5e-4."""
+Diffusion: 1e-5 times 4 pictures where LoRA has 5e-4). Shifts of singular values take L²DM's
+1.5e-3 where LoRA has 5e-4 (SVDiff itself: 1e-3)."""
 
 
 def for_adapter(settings: LessonSettings, adapter: AdapterSpec) -> LessonSettings:

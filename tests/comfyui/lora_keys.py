@@ -73,10 +73,13 @@ def main() -> None:
             logging.getLogger().removeHandler(warnings)
             report[path.name] = {"warnings": warnings.messages, "patched": {}}
             for key, patch in patches.items():
-                up, down = patch.weights[:2]
-                fits = [up.shape[0], down.shape[1]] == weights[key]
-                report[path.name]["patched"][key] = fits
-            if family == "demo":
+                if isinstance(patch, tuple):  # A whole change: ("diff", (tensor,)).
+                    shape = list(patch[1][0].shape)
+                else:
+                    up, down = patch.weights[:2]
+                    shape = [up.shape[0], down.shape[1]]
+                report[path.name]["patched"][key] = shape == weights[key]
+            if family == "demo" and not any(isinstance(p, tuple) for p in patches.values()):
                 added = {
                     key: patch.calculate_weight(
                         torch.zeros(weights[key]), key, 1.0, 1.0, None, lambda value: value

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from lifelong_core.adapters import AdapterSpec, build_adapter
 from lifelong_core.adapters.frozen import frozen_adapter
-from lifelong_core.adapters.spec import TARGETS
+from lifelong_core.adapters.spec import MAX_RANK, TARGETS
+from lifelong_core.adapters.spectrum import spectrum_of
 from lifelong_core.backbone import Backbone, random_backbone, save_single_file
 from lifelong_core.files import save_tensors
 from lifelong_core.seeding import generator
 from lifelong_core.sharing import lora_state_dict
+from lifelong_core.sharing.spectral import truncated_changes
 from lifelong_core.state import LifelongState
 
 BAR = 1e-4
@@ -37,6 +39,7 @@ SPECS = {
     "lora": AdapterSpec(rank=4, targets=TARGETS, text_encoder=True),
     "vera": AdapterSpec("vera", rank=64, targets=TARGETS, text_encoder=True),
     "key_value": AdapterSpec("key_value"),
+    "spectral": AdapterSpec("spectral"),
 }
 
 
@@ -88,7 +91,11 @@ def reference(
     save_file({"emb_params": given["rex"]}, work / "embeddings" / "rex.safetensors")
     for kind, weights in adapters.items():
         state = LifelongState("demo", backbone.fingerprint, SPECS[kind], weights)
-        save_tensors(work / "loras" / f"{kind}.safetensors", lora_state_dict(state))
+        lora = lora_state_dict(state, spectrum_of(backbone) if kind == "spectral" else None)
+        save_tensors(work / "loras" / f"{kind}.safetensors", lora)
+    spectral = LifelongState("demo", backbone.fingerprint, SPECS["spectral"], adapters["spectral"])
+    full_rank, _ = truncated_changes(spectral, spectrum_of(backbone), MAX_RANK)
+    save_tensors(work / "loras" / "spectral_lora.safetensors", full_rank)
     script = Path(__file__).with_name("reference.py")
     command = [sys.executable, str(script), str(comfyui_path), str(PACK), str(work)]
     finished = subprocess.run(
@@ -140,6 +147,25 @@ def test_every_kind_of_adapter_answers_the_same_from_the_stock_loader(
     assert relative_error(conditioning.context[:1], reference[f"context.{kind}"]) < BAR
     assert relative_error(output, reference[f"unet.{kind}"]) < BAR
     assert relative_error(reference["unet"], reference[f"unet.{kind}"]) > 100 * BAR
+
+
+@torch.no_grad()
+def test_a_spectral_adapter_answers_as_a_lora_too(
+    backbone: Backbone,
+    given: dict[str, Tensor],
+    adapters: dict[str, dict[str, Tensor]],
+    reference: dict[str, Tensor],
+) -> None:
+    """Of full rank it lacks the norms' shifts alone."""
+    weights = {
+        key: value if key.endswith(".shift") else torch.zeros_like(value)
+        for key, value in adapters["spectral"].items()
+    }
+    latents, timesteps = given["latents"], given["timesteps"].long()
+    conditioning = backbone.text.encode([PROMPTS[0]] * len(latents))
+    with frozen_adapter(SPECS["spectral"], backbone, weights).attached(backbone):
+        output = backbone.predict(latents, timesteps, conditioning)
+    assert relative_error(output, reference["unet.spectral_lora"]) < BAR
 
 
 def test_vae_is_equal(

@@ -13,13 +13,15 @@ import torch
 
 from lifelong_core.adapters import AdapterSpec
 from lifelong_core.adapters.frozen import frozen_adapter
+from lifelong_core.adapters.layers import spectral_layers
 from lifelong_core.adapters.spec import KEY_VALUE, TARGETS
+from lifelong_core.adapters.spectrum import matrix_layers
 from lifelong_core.backbone import random_backbone
 from lifelong_core.backbone.families import FAMILIES
 from lifelong_core.backbone.keys import unet_diffusers_to_ldm
-from lifelong_core.backbone.modules import unet_shapes
+from lifelong_core.backbone.modules import empty_unet, unet_shapes
 from lifelong_core.concepts import Concept
-from lifelong_core.files import load_tensors, write_json
+from lifelong_core.files import load_tensors, save_tensors, write_json
 from lifelong_core.seeding import generator
 from lifelong_core.sharing import ExportInfo, export_lora
 from lifelong_core.sharing.naming import layers
@@ -76,6 +78,24 @@ def comfy_key(layer: str, family: str) -> str:
     return f"{encoder}.transformer.{path}.weight"
 
 
+def whole_changes_of(family: str) -> dict[str, torch.Tensor]:
+    """What a spectral adapter gives for a model of this family: a key for each of its weights.
+
+    Empty for the largest weights, which would fill gigabytes: their names count here.
+    """
+    matrices = matrix_layers(empty_unet(FAMILIES[family]))
+    tensors = {}
+    for key, layer in spectral_layers(empty_unet(FAMILIES[family])).items():
+        name = "lora_unet_" + key.removeprefix("unet.").replace(".", "_")
+        small = layer.weight.numel() < 100_000
+        if key in matrices:
+            tensors[f"{name}.diff"] = torch.zeros(layer.weight.shape if small else ())
+        else:
+            tensors[f"{name}.w_norm"] = torch.zeros(layer.weight.shape)
+            tensors[f"{name}.b_norm"] = torch.zeros(layer.bias.shape)
+    return tensors
+
+
 @pytest.fixture(scope="module")
 def states() -> dict[tuple[str, str], LifelongState]:
     return {place: state_of(*place) for place in PLACES}
@@ -96,6 +116,8 @@ def loaded(
                 info=ExportInfo("epsilon"), bundle=bundle,
             )  # fmt: skip
             files.lora.rename(work / f"{family}_{kind}{'_bundled' * bundle}.safetensors")
+    for family in FAMILIES:
+        save_tensors(work / f"{family}_whole.safetensors", whole_changes_of(family))
     shapes = {family: unet_shapes_in_original_names(family) for family in FAMILIES}
     write_json(work / "shapes.json", shapes)
     widths = {
@@ -130,6 +152,25 @@ def test_every_layer_is_loaded_onto_its_weight(
     expected = {comfy_key(layer, family) for layer in changed}
     assert report["patched"].keys() == expected and len(expected) == len(changed) > 0
     assert all(report["patched"].values()), "a change of another shape than its weight"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whole_changes_reach_every_weight_of_the_unet(
+    loaded: tuple[Path, dict[str, Any]], family: str
+) -> None:
+    report = loaded[1][f"{family}_whole.safetensors"]
+    assert report["warnings"] == [], "ComfyUI does not know something in the file"
+    biases = {
+        key
+        for key, shape in unet_shapes(family).items()
+        if key.endswith(".bias") and "norm" not in key.rsplit(".", 2)[-2]
+    }
+    names = unet_diffusers_to_ldm(family)
+    expected = {f"diffusion_model.{names[key]}" for key in set(unet_shapes(family)) - biases}
+    assert report["patched"].keys() == expected
+    fitting = [key for key, fits in report["patched"].items() if fits]
+    given = [value for value in whole_changes_of(family).values() if value.dim()]
+    assert len(fitting) == len(given), "what has a shape at all has its weight's"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
