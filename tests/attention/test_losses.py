@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from diffusers import StableDiffusionAttendAndExcitePipeline
 from torch import Tensor
 
 from lifelong_core.attention import (
@@ -24,6 +25,7 @@ from lifelong_core.seeding import generator
 
 SIZE = (6, 9)
 TWO = PromptPlaces((WordPlaces((4,), (5,)), WordPlaces((7, 8), (9,))), 77)
+PAIR_OF_NOUNS = PromptPlaces((WordPlaces((), (5,)), WordPlaces((), (9,))), 77)
 THREE = PromptPlaces((WordPlaces((9,), (10,)), WordPlaces((), (5,)), WordPlaces((2,), (3,))), 77)
 
 
@@ -130,6 +132,16 @@ def test_dal_is_eq_9_with_the_noun_where_there_is_no_concept() -> None:
     assert float(dal(words)[1]) == pytest.approx(expected, rel=1e-5)
     two = sum(1 - float(_blur(words.concepts[0, k]).max()) for k in range(2))
     assert float(dal(words)[0]) == pytest.approx(two, rel=1e-5)
+
+
+def test_attend_and_excite_is_what_diffusers_computes() -> None:
+    raw = torch.randn(1, 256, 77, generator=generator(3, "maps")).mul(2).softmax(-1)
+    ours = word_maps(sharpen(raw), (16, 16), [PAIR_OF_NOUNS])
+    theirs = StableDiffusionAttendAndExcitePipeline._compute_max_attention_per_index(
+        raw[0].view(16, 16, 77), indices=[5, 9]
+    )
+    loss = StableDiffusionAttendAndExcitePipeline._compute_loss(theirs)
+    assert torch.allclose(attend_and_excite(ours)[0], loss, atol=1e-6)
 
 
 def test_attend_and_excite_is_the_worst_subject() -> None:

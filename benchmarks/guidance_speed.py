@@ -1,0 +1,132 @@
+"""What guidance costs: a whole generation with CAA and OAA over a plain one.
+
+python -m benchmarks.guidance_speed: 50 steps, one picture, with the settings of
+`benchmarks.guidance`, on the demo model; beside it diffusers' pipeline of attend-and-excite on the
+same UNet, with its refinement (on random weights it never reaches its targets, so it always goes
+to the cap) and without. `--family sd15` measures SD1.5's size at 512 pixels, on random weights.
+
+Every case runs in processes of its own, taking turns. Time is the processor's on a CPU, which other
+programs stretch least, and the clock's on a GPU; medians. Memory is the peak of the whole process
+with its model, of tensors on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.case_process import SEEN
+from benchmarks.guidance import METHODS, WORK
+from benchmarks.guidance_speed_case import (
+    CASES,
+    EXCITE,
+    EXCITE_ONCE,
+    FAMILIES,
+    OURS,
+    PLAIN,
+    PROMPT,
+    Case,
+)
+from benchmarks.record import RESULTS, Recorder
+from lifelong_core.attention import map_layers
+from lifelong_core.errors import SetupError
+from lifelong_core.files import read_json
+from lifelong_core.launch.console import say
+from lifelong_core.launch.paths import ROOT
+
+STEPS, ROUNDS, MEMORY_STEPS = 50, 3, 2
+NAMES = {OURS: "", EXCITE: "attend_and_excite_", EXCITE_ONCE: f"{EXCITE_ONCE}_"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.guidance_speed")
+    parser.add_argument("--family", choices=tuple(FAMILIES), default="demo")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    dtype = "float16" if options.device == "cuda" and options.family != "demo" else "float32"
+    settings = METHODS[OURS]
+    assert settings is not None
+    layers = list(map_layers(FAMILIES[options.family]))
+    say(f"The gradient pass runs to the last of: {', '.join(layers)}")
+    shared = {"guidance": asdict(settings), "prompt": PROMPT, "rounds": options.rounds}
+    recorder = Recorder(
+        "guidance_speed",
+        f"python -m benchmarks.guidance_speed --family {options.family}",
+        shared,
+        folder=RESULTS if options.steps == STEPS else WORK,
+    )
+    cases = {
+        name: Case(name, options.family, options.steps, options.device, dtype, options.threads)
+        for name in CASES
+    }
+    clock = "wall" if options.device == "cuda" else "cpu"
+    seconds: dict[str, list[float]] = {name: [] for name in CASES}
+    for _ in range(options.rounds):
+        for name, case in cases.items():
+            seconds[name].append(_run(case)[clock])
+            say(f"{name}: {seconds[name][-1]:.2f} s")
+    memory = {name: _memory(case) for name, case in cases.items()}
+    result: dict[str, Any] = {
+        f"{NAMES[name]}{kind}_ratio": round(median(of[name]) / median(of[PLAIN]), 4)
+        for name in NAMES
+        for kind, of in (("time", seconds), ("memory", memory))
+        if of[name] and of[PLAIN]
+    }
+    result |= {
+        "steps": options.steps,
+        "layers": layers,
+        "device": options.device,
+        "dtype": dtype,
+        "seconds": {name: round(median(values), 3) for name, values in seconds.items()},
+        "peak_mib": {name: round(median(values), 1) for name, values in memory.items() if values},
+    }
+    write(recorder, options.family, result, {"family": options.family, "seconds": seconds})
+    say(json.dumps(result, indent=1))
+
+
+def _run(case: Case, environment: dict[str, str] | None = None) -> dict[str, Any]:
+    """The case in a fresh process. Raises SetupError with what it said when it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.guidance_speed_case", json.dumps(asdict(case))],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": str(case.threads), **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SetupError(f"{case.name} ended with an error:\n{done.stderr[-2000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def _memory(case: Case) -> list[float]:
+    """Peak in MiB of a run of few steps that gives memory back at once; none if not told."""
+    few = Case(**{**asdict(case), "steps": MEMORY_STEPS})
+    peak = _run(few, SEEN)["peak_mib"]
+    return [] if peak is None else [peak]
+
+
+def write(recorder: Recorder, family: str, result: dict[str, Any], run: dict[str, Any]) -> None:
+    """Put a family's result into the record, beside those of other families."""
+    path = recorder.folder / f"{recorder.name}.json"
+    known = read_json(path) if path.exists() else {"summary": {}, "runs": []}
+    same = known.get("settings") == dict(recorder.settings)
+    summary = {**(known["summary"] if same else {}), family: result}
+    runs = [one for one in known["runs"] if same and one["family"] != family]
+    recorder.write(summary, [*runs, run])
+
+
+if __name__ == "__main__":
+    main()
