@@ -62,7 +62,7 @@ class ConceptAttentionArtistSampler(io.ComfyNode):
                 *_sampler_inputs(),
                 strength_input(
                     "caa_strength",
-                    1.0,
+                    0.05,
                     "How much every concept is given a place of its own: things keep to strips "
                     "side by side, in the order of the prompt. 0 turns it off.",
                 ),

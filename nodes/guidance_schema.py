@@ -38,7 +38,7 @@ def pairs_input() -> io.Input:
 
 
 def strength_input(name: str, default: float, tooltip: str) -> io.Input:
-    return io.Float.Input(name, default=default, min=0.0, max=100.0, step=0.05, tooltip=tooltip)
+    return io.Float.Input(name, default=default, min=0.0, max=100.0, step=0.01, tooltip=tooltip)
 
 
 def threshold_input() -> io.Input:
