@@ -10,6 +10,7 @@ from ..backbone import Backbone
 from ..consolidation import ConsolidationSettings
 from ..files import content_hash
 from ..lesson import LessonSettings
+from ..memory import MemorySettings
 from .drawing import Cell, drawn_cell, pictures_of
 from .extractors import Extractor
 from .prompts import concept_free_prompts
@@ -19,6 +20,11 @@ from .ways import Room, one_after_another
 
 FREE = 0
 """The number that concept-free pictures have instead of a concept's."""
+
+
+def usual_memory(settings: LessonSettings) -> MemorySettings:
+    """How the memories of lessons with `settings` are drawn, unless a way says otherwise."""
+    return MemorySettings(precision=settings.precision, seed=settings.seed)
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,15 @@ class Bench:
         )
         return self.work / f"{stream.name}-{stream.seed}" / f"{name}-{key[:12]}"
 
-    def room(self, settings: LessonSettings, consolidation: ConsolidationSettings) -> Room:
+    def room(
+        self,
+        settings: LessonSettings,
+        consolidation: ConsolidationSettings,
+        memory: MemorySettings | None = None,
+    ) -> Room:
         """With what lessons are taught."""
-        return Room(self.backbone, settings, consolidation, self.work / "lessons")
+        memory = memory or usual_memory(settings)
+        return Room(self.backbone, settings, consolidation, self.work / "lessons", memory)
 
 
 @dataclass(frozen=True)

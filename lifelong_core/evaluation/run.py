@@ -20,7 +20,7 @@ from .phases import measured
 from .prompts import concept_free_prompts
 from .protocol import chosen, schedule
 from .record import hardware, versions
-from .reference import FREE, Bench, reference
+from .reference import FREE, Bench, reference, usual_memory
 from .sheet import write_sheet
 from .stream import Stream
 from .ways import Room, Way
@@ -48,14 +48,15 @@ class Run:
     @property
     def room(self) -> Room:
         """With what the way's lessons are taught."""
-        way = self.way
-        return self.bench.room(way.settings(self.usual), way.consolidation(self.consolidation))
+        way, settings = self.way, self.way.settings(self.usual)
+        memory = way.memory(usual_memory(settings))
+        return self.bench.room(settings, way.consolidation(self.consolidation), memory)
 
     @property
     def folder(self) -> Path:
         """Of its own for everything that the run depends on."""
         room = self.room
-        settings = (room.settings.to_json(), room.consolidation.to_json())
+        settings = (room.settings.to_json(), room.consolidation.to_json(), room.memory.to_json())
         versions = (CODE_VERSION, methods.CODE_VERSION, consolidation.CODE_VERSION)
         name = self.way.name
         return self.bench.folder(self.stream, name, name, *settings, *versions)
@@ -153,6 +154,7 @@ def _finish(
         "settings": {
             "lesson": dict(state.records[-1].settings),
             "consolidation": run.room.consolidation.to_json(),
+            "memory": run.room.memory.to_json(),
             "protocol": bench.protocol.to_json(),
         },
         "versions": versions(),

@@ -20,6 +20,7 @@ from ..concepts import ConceptTask
 from ..consolidation import ConsolidationSettings
 from ..errors import InputError
 from ..lesson import LessonSettings, for_adapter
+from ..memory import MemorySettings
 from ..methods import METHODS, learn_joint, teach
 from ..methods.joint import METHOD as JOINT
 from ..state import LifelongState
@@ -33,12 +34,13 @@ BETWEEN = re.compile(r"\+(?!\d)")
 @dataclass(frozen=True)
 class Room:
     """What lessons need besides pictures. workspace: shared by all runs, so that priors and equal
-    lessons are made once."""
+    lessons are made once. memory: of methods that replay."""
 
     backbone: Backbone
     settings: LessonSettings
     consolidation: ConsolidationSettings
     workspace: Path
+    memory: MemorySettings
 
 
 Lesson = Callable[[Room, Sequence[ConceptTask], LifelongState | None], LifelongState]
@@ -49,7 +51,7 @@ Lesson = Callable[[Room, Sequence[ConceptTask], LifelongState | None], LifelongS
 class Way:
     """A row of the tables.
 
-    settings, consolidation: make its own settings of the usual ones.
+    settings, consolidation, memory: make its own settings of the usual ones.
     at_once: it has one lesson, on all tasks, and is measured after that only.
     """
 
@@ -57,6 +59,7 @@ class Way:
     lesson: Lesson
     settings: Callable[[LessonSettings], LessonSettings]
     consolidation: Callable[[ConsolidationSettings], ConsolidationSettings]
+    memory: Callable[[MemorySettings], MemorySettings]
     at_once: bool = False
 
 
@@ -73,6 +76,7 @@ def one_after_another(method: str) -> Lesson:
             method=method,
             settings=room.settings,
             consolidation=room.consolidation,
+            memory=room.memory,
             workspace=room.workspace,
         )
 
@@ -104,6 +108,7 @@ def way_named(name: str) -> Way:
         OTHERS[method] if method in OTHERS else one_after_another(method),
         lambda settings: _lesson_settings(settings, vera, changes),
         changes.of_consolidation,
+        changes.of_memory,
         at_once=method == JOINT,
     )
 

@@ -8,6 +8,7 @@ from lifelong_core.consolidation import ConsolidationSettings
 from lifelong_core.errors import InputError
 from lifelong_core.evaluation.ways import way_named
 from lifelong_core.lesson import LessonSettings
+from lifelong_core.memory import MemorySettings
 
 
 def test_a_name_changes_settings_of_the_lesson_and_of_what_follows_it() -> None:
@@ -16,6 +17,13 @@ def test_a_name_changes_settings_of_the_lesson_and_of_what_follows_it() -> None:
     assert lesson == LessonSettings(seed=3, ewc_weight=10.0, flip=True, steps=7)
     after = way.consolidation(ConsolidationSettings(gamma=0.3))
     assert after == ConsolidationSettings(gamma=0.3, delta=0.25)
+
+
+def test_a_name_changes_what_a_lesson_replays() -> None:
+    way = way_named("l2dm+memory.limit=40+replay_weight=0.5")
+    assert way.memory(MemorySettings(seed=3)) == MemorySettings(seed=3, limit=40)
+    assert way.settings(LessonSettings()) == LessonSettings(replay_weight=0.5)
+    assert way.name == "l2dm+replay_weight=0.5+memory.limit=40"
 
 
 def test_a_plain_name_changes_nothing() -> None:
@@ -59,6 +67,8 @@ def test_a_changed_rate_is_vera_s_own() -> None:
         ("ewc+consolidation.subset=1", "must lie between"),
         ("ewc+consolidation.space=latent", "choose from own, noise"),
         ("ewc+flip=1", "true or false"),
+        ("l2dm+memory.selection=random", "no setting.*memory.candidates"),
+        ("l2dm+memory.limit=4", "less than the 8 candidates"),
         ("ewc+steps=3+steps=4", "twice"),
     ],
 )

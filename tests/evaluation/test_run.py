@@ -25,7 +25,9 @@ from lifelong_core.evaluation.values import VALUES
 from lifelong_core.evaluation.ways import way_named
 from lifelong_core.files import load_tensors, read_json
 from lifelong_core.lesson import LessonSettings
+from lifelong_core.memory import LongTermMemory
 from lifelong_core.methods import CODE_VERSION, METHODS, drawing_state, learn
+from lifelong_core.state import load_state
 
 SETTINGS = LessonSettings(
     steps=2, batch_size=1, prior_batch_size=1, prior_count=0, adapter=AdapterSpec(rank=2)
@@ -213,6 +215,24 @@ def test_vera_is_a_way_of_its_own(backbone: Backbone, done: Run) -> None:
     assert vera.room.settings.adapter.kind == "vera"
     assert vera.room.settings.learning_rate > SETTINGS.learning_rate
     assert vera.folder != done.folder
+
+
+def test_a_method_that_replays_draws_its_memories_between_the_lessons(
+    backbone: Backbone, done: Run
+) -> None:
+    run = new_run(backbone, done.bench.work, "l2dm_lora+memory.candidates=2+memory.steps=1")
+    result = run_stream(run)
+    assert result["settings"]["memory"]["candidates"] == 2
+    assert set(result["measured"]["colours"]) == set(
+        read_json(done.result_path)["measured"]["colours"]
+    )
+    # Two pictures of the first concept, and as many candidates of each.
+    drawn = list((run.room.workspace / "memories").glob("*.safetensors"))
+    assert len(drawn) == 2
+    state = load_state(run.state_path)
+    assert "replay" in state.records[1].metrics["terms"]
+    memory = LongTermMemory.of(state)
+    assert memory is not None and list(memory.concepts) == ["my_dog", "my_cat"]
 
 
 def test_every_method_of_the_table_has_a_way() -> None:
