@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="other value of a setting, such as ewc_weight=10, consolidation.delta=0.5 or "
-        "memory.limit=40, for all methods; the table then has rows of their own, named ewc+ewc_weight=10",
+        "memory.limit=40, for all methods; the table then has rows of their own, named "
+        "ewc+ewc_weight=10",
     )
     run.add_argument("--out", type=Path, default=RESULTS, help="folder of the recorded tables")
     run.add_argument("--work", type=Path, default=Path(".cache/bench"), help="folder of the runs")
