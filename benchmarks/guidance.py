@@ -43,8 +43,8 @@ from lifelong_core.world.shipped import weights_path
 from lifelong_core.world.streams import toys5
 
 CAA = 0.05
-"""Weight of CAA on the demo model, as in the shipped workflow: CLUL adds up over all cells of a map,
-and at 1 it tears pictures to pieces."""
+"""Weight of CAA on the demo model, as in the shipped workflow: CLUL adds up over all cells of a
+map, and at 1 it tears pictures to pieces."""
 METHODS: dict[str, GuidanceSettings | None] = {
     "plain": None,
     "attend_and_excite": GuidanceSettings(attend_and_excite=1.0),
