@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from lifelong_core.adapters import Adapter
@@ -129,8 +129,7 @@ def newest_teacher_way() -> Way:
             workspace=room.workspace,
         )
 
-    plain = way_named(FULL)
-    return Way(f"{FULL}_teacher_before", lesson, plain.settings, plain.consolidation)
+    return replace(way_named(FULL), name=f"{FULL}_teacher_before", lesson=lesson)
 
 
 def score_reports(state: LifelongState) -> list[Mapping[str, Any]]:
