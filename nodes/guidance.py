@@ -67,12 +67,11 @@ class Guidance:
     def joined(self, later: Guidance) -> Guidance | None:
         """Both as one, with one gradient pass, where they differ in weights alone; else None."""
         ours, theirs = self.settings, later.settings
-        weights = {"caa": ours.caa + theirs.caa, "oaa": ours.oaa + theirs.oaa}
-        if not self.words.same(later.words) or replace(ours, **weights) != replace(
-            theirs, **weights
-        ):
+        caa, oaa = ours.caa + theirs.caa, ours.oaa + theirs.oaa
+        both = replace(theirs, caa=caa, oaa=oaa)
+        if not self.words.same(later.words) or replace(ours, caa=caa, oaa=oaa) != both:
             return None
-        return replace(later, settings=replace(theirs, **weights))
+        return replace(later, settings=both)
 
 
 def add_guidance(model: Any, guidance: Guidance) -> Any:
