@@ -60,7 +60,11 @@ def check_writable(folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> Path:
     """Write `value` as indented JSON, atomically."""
-    text = json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n"
+    return write_text(path, json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write `text` in UTF-8, atomically."""
     return atomic_write(path, lambda temporary: _write_text(temporary, text))
 
 

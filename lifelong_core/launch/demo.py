@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,13 @@ def prepare_demo(base: Path) -> None:
 
 
 def prepare_demo_inputs(folder: Path) -> None:
-    """Photos of the five toys of one stream of the demo world: `folder/demo_<noun>/photo_<n>.png`.
+    """Photos of the five toys of one stream of the demo world: `folder/demo_<noun>/photo_<n>.png`,
+    each with its caption in `photo_<n>.txt`.
 
-    One folder per toy, as Load Concept Photos and the stock folder loaders read them. Photos that
-    are there stay.
+    One folder per toy, as Load Concept Photos reads them; stock folder loaders read the photos.
+    Files that are there stay.
     """
+    from ..files import write_text
     from ..world.streams import toys5
 
     for toy in toys5(STREAM_SEED):
@@ -72,6 +75,11 @@ def prepare_demo_inputs(folder: Path) -> None:
         if not all(path.is_file() for path in paths):
             for path, photo in zip(paths, toy.photos(PHOTOS), strict=True):
                 _write_png(path, photo)
+        # The workflows' tokens. What stands behind a toy is told, so that no token learns it.
+        captions = replace(toy, token=f"my_{toy.noun}").captions(PHOTOS)
+        for path, caption in zip(paths, captions, strict=True):
+            if not path.with_suffix(".txt").is_file():
+                write_text(path.with_suffix(".txt"), caption)
 
 
 def _write_png(path: Path, photo: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lifelong_core.images import load_captions
 from lifelong_core.launch import demo
 from lifelong_core.launch.client import RunResult
 from lifelong_core.launch.collect import collect, tell
@@ -25,6 +26,9 @@ def test_inputs_are_one_folder_of_photos_per_toy_and_stay(tmp_path: Path) -> Non
     assert len(photos) == 5 * demo.PHOTOS
     assert {Image.open(photo).size for photo in photos} == {(128, 128)}
     assert len({photo.read_bytes() for photo in photos}) == len(photos)
+    captions = load_captions(tmp_path / "demo_dog")
+    assert len(set(captions)) == demo.PHOTOS
+    assert all(caption.startswith("a photo of embedding:my_dog dog ") for caption in captions)
     before = [photo.stat().st_mtime_ns for photo in photos]
     demo.prepare_demo_inputs(tmp_path)
     assert [photo.stat().st_mtime_ns for photo in photos] == before
