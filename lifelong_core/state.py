@@ -15,8 +15,9 @@ from torch import Tensor
 from .adapters.spec import AdapterSpec, check_layout
 from .concepts import Concept
 from .errors import FileError, LifelongError, StateError
-from .files import CHECKSUM, FORMAT, VERSION, content_hash, load_tensors, save_tensors
+from .files import content_hash
 from .frozen import frozen_json, frozen_tensors
+from .sealed import SealedFormat
 
 if TYPE_CHECKING:
     from .backbone.families import Family
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
 STATE_FORMAT = "lifelong_state"
 STATE_VERSION = 1
 HEADER = "lifelong.state"
+SEALED = SealedFormat(
+    STATE_FORMAT,
+    STATE_VERSION,
+    HEADER,
+    title="lifelong state",
+    short="state",
+    choose=".lifelong.safetensors file",
+    update="Update the software, or save the state with the older one.",
+)
 
 
 class KnownBase(Protocol):
@@ -175,13 +185,7 @@ def save_state(state: LifelongState, path: Path | str) -> Path:
     for name, group in state.extras.items():
         tensors |= {f"extras/{name}/{key}": value for key, value in group.items()}
     text = json.dumps(header)
-    metadata = {
-        FORMAT: STATE_FORMAT,
-        VERSION: str(STATE_VERSION),
-        CHECKSUM: content_hash(text, tensors),
-        HEADER: text,
-    }
-    return save_tensors(Path(path), tensors, metadata)
+    return SEALED.save(Path(path), text, tensors)
 
 
 def load_state(path: Path | str) -> LifelongState:
@@ -191,14 +195,7 @@ def load_state(path: Path | str) -> LifelongState:
     version, changed after it was written, or inconsistent.
     """
     path = Path(path)
-    tensors, metadata = load_tensors(path)
-    _check_metadata(path, metadata)
-    text = metadata.get(HEADER, "")
-    if content_hash(text, tensors) != metadata.get(CHECKSUM):
-        raise FileError(
-            f"{path.name} was changed or damaged after it was written: its checksum does not "
-            "match its content. Use another copy."
-        )
+    text, tensors = SEALED.load(path)
     try:
         header = json.loads(text)
         return LifelongState(
@@ -226,20 +223,6 @@ def load_state(path: Path | str) -> LifelongState:
             f"{path.name} is a lifelong state, but its content does not fit together: {error} "
             "Write it again with save_state, or use another copy."
         ) from error
-
-
-def _check_metadata(path: Path, metadata: Mapping[str, str]) -> None:
-    if metadata.get(FORMAT) != STATE_FORMAT:
-        raise FileError(
-            f"{path.name} is not a lifelong state but another kind of safetensors file "
-            f"({metadata.get(FORMAT, 'no format named')}). Choose a .lifelong.safetensors file."
-        )
-    version = metadata.get(VERSION, "")
-    if not version.isdigit() or int(version) > STATE_VERSION:
-        raise FileError(
-            f"{path.name} has state version {version or 'none'}, this software reads up to "
-            f"{STATE_VERSION}. Update the software, or save the state with the older one."
-        )
 
 
 def _group(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -6,12 +6,21 @@ import json
 from pathlib import Path
 
 from ..errors import FileError, LifelongError
-from ..files import CHECKSUM, FORMAT, VERSION, content_hash, load_tensors, save_tensors
+from ..sealed import SealedFormat
 from .long_term import ConceptMemory, LongTermMemory
 
 BANK_FORMAT = "lifelong_memory"
 BANK_VERSION = 1
 HEADER = "lifelong.memory"
+SEALED = SealedFormat(
+    BANK_FORMAT,
+    BANK_VERSION,
+    HEADER,
+    title="memory bank",
+    short="bank",
+    choose="file of save_bank",
+    update="Update the software.",
+)
 
 
 def save_bank(memory: LongTermMemory, path: Path | str) -> Path:
@@ -25,13 +34,7 @@ def save_bank(memory: LongTermMemory, path: Path | str) -> Path:
         ensure_ascii=False,
     )
     tensors = {token: known.features for token, known in memory.concepts.items()}
-    metadata = {
-        FORMAT: BANK_FORMAT,
-        VERSION: str(BANK_VERSION),
-        CHECKSUM: content_hash(header, tensors),
-        HEADER: header,
-    }
-    return save_tensors(Path(path), tensors, metadata)
+    return SEALED.save(Path(path), header, tensors)
 
 
 def load_bank(path: Path | str) -> LongTermMemory:
@@ -41,24 +44,7 @@ def load_bank(path: Path | str) -> LongTermMemory:
     version, changed after it was written, or inconsistent.
     """
     path = Path(path)
-    tensors, metadata = load_tensors(path)
-    if metadata.get(FORMAT) != BANK_FORMAT:
-        raise FileError(
-            f"{path.name} is not a memory bank but another kind of safetensors file "
-            f"({metadata.get(FORMAT, 'no format named')}). Choose a file of save_bank."
-        )
-    version = metadata.get(VERSION, "")
-    if not version.isdigit() or int(version) > BANK_VERSION:
-        raise FileError(
-            f"{path.name} has bank version {version or 'none'}, this software reads up to "
-            f"{BANK_VERSION}. Update the software."
-        )
-    text = metadata.get(HEADER, "")
-    if content_hash(text, tensors) != metadata.get(CHECKSUM):
-        raise FileError(
-            f"{path.name} was changed or damaged after it was written: its checksum does not "
-            "match its content. Use another copy."
-        )
+    text, tensors = SEALED.load(path)
     try:
         header = json.loads(text)
         concepts = {
