@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lifelong_core.fields import PRECISIONS
 from .consolidation_values import PHASES
 from .lesson_schema import FAMILY_DEFAULT
 from .types import LifelongStateType
+from .widgets import precision_input, seed_input
 
 
 def consolidation_inputs() -> list[io.Input]:
@@ -107,14 +107,9 @@ def _widgets() -> list[io.Input]:
             tooltip="Of the scores in the Fisher. The lower, the sharper they tell concepts apart. "
             "If the report calls the scores inert, try 0.01 or 0.001.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=io.ControlAfterGenerate.fixed,
-            tooltip="Same seed, state, pictures and settings give the same result; a finished "
-            "consolidation is then taken from disk instead of done again.",
+        seed_input(
+            "Same seed, state, pictures and settings give the same result; a finished "
+            "consolidation is then taken from disk instead of done again."
         ),
     ]
 
@@ -206,14 +201,9 @@ def _advanced() -> list[io.Input]:
             max=1024,
             tooltip="Batches per iteration. " + FAMILY_DEFAULT,
         ),
-        io.Combo.Input(
-            "precision",
-            optional=True,
-            advanced=True,
-            options=["default", *PRECISIONS],
-            default="default",
-            tooltip="Number format of the forward pass. bf16 and fp16 need less memory on a GPU; "
-            "weights and Fisher are always fp32.",
+        precision_input(
+            "Number format of the forward pass. bf16 and fp16 need less memory on a GPU; "
+            "weights and Fisher are always fp32."
         ),
         io.Boolean.Input(
             "gradient_checkpointing",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lifelong_core.lesson import LR_SCHEDULES, PRECISIONS
+from ..lifelong_core.lesson import LR_SCHEDULES
 from .lesson_values import LAYERS, LESSON_METHODS
 from .types import LifelongStateType, MemoryBankType
+from .widgets import precision_input, seed_input
 
 FAMILY_DEFAULT = "0 takes the default of the model's family."
 
@@ -81,14 +82,9 @@ def _widgets() -> list[io.Input]:
             tooltip="Rank of the LoRA. 0 takes the rank of the linked state, or for a first lesson "
             "the default of the model's family (16).",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=io.ControlAfterGenerate.fixed,
-            tooltip="Same seed, pictures and settings give the same result; a finished lesson is "
-            "then taken from disk instead of learned again.",
+        seed_input(
+            "Same seed, pictures and settings give the same result; a finished lesson is "
+            "then taken from disk instead of learned again."
         ),
     ]
 
@@ -190,14 +186,9 @@ def _advanced() -> list[io.Input]:
             default=False,
             tooltip="Also learn from mirrored pictures. Leave it off for text, logos and faces.",
         ),
-        io.Combo.Input(
-            "precision",
-            optional=True,
-            advanced=True,
-            options=["default", *PRECISIONS],
-            default="default",
-            tooltip="Number format of the forward pass. bf16 and fp16 need less memory on a GPU; "
-            "the LoRA itself is always learned in fp32.",
+        precision_input(
+            "Number format of the forward pass. bf16 and fp16 need less memory on a GPU; "
+            "the LoRA itself is always learned in fp32."
         ),
         io.Boolean.Input(
             "gradient_checkpointing",

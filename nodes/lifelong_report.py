@@ -19,6 +19,7 @@ from .patching import without_lessons
 from .progress import ComfyProgress
 from .report_pages import picture_sheet, plots, text_report
 from .types import LifelongStateType
+from .widgets import seed_input
 
 
 class LifelongReport(io.ComfyNode):
@@ -69,14 +70,7 @@ class LifelongReport(io.ComfyNode):
                     max=150,
                     tooltip="Sampling steps of a picture.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Of the pictures. A concept is drawn from the same noise every time.",
-                ),
+                seed_input("Of the pictures. A concept is drawn from the same noise every time."),
                 io.Int.Input(
                     "resolution",
                     optional=True,

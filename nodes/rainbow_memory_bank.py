@@ -8,7 +8,6 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..lifelong_core.errors import StateError
-from ..lifelong_core.fields import PRECISIONS
 from ..lifelong_core.lesson import defaults_for
 from ..lifelong_core.memory import RAINBOW, SELECTIONS, MemorySettings, recall, world_features
 from ..lifelong_core.state import LifelongState
@@ -19,6 +18,7 @@ from .memory_picture import memory_picture
 from .patching import without_lessons
 from .progress import ComfyProgress
 from .types import LifelongStateType, MemoryBankType
+from .widgets import precision_input, seed_input
 
 USUAL = MemorySettings()
 
@@ -163,14 +163,9 @@ def _widgets() -> list[io.Input]:
             tooltip="Draw no more pictures than this, of some earlier concepts, others after every "
             "lesson. The time of a lesson then does not grow with what is known. 0 draws of all.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=io.ControlAfterGenerate.fixed,
-            tooltip="Same seed, state and settings give the same pictures; they are then taken "
-            "from disk instead of drawn again.",
+        seed_input(
+            "Same seed, state and settings give the same pictures; they are then taken "
+            "from disk instead of drawn again."
         ),
     ]
 
@@ -190,12 +185,5 @@ def _optional() -> list[io.Input]:
             tooltip="The same CLIP_VISION as at the lessons, from Load CLIP Vision. Without it the "
             "small CLIP of the demo world judges, which knows no photos.",
         ),
-        io.Combo.Input(
-            "precision",
-            optional=True,
-            advanced=True,
-            options=["default", *PRECISIONS],
-            default="default",
-            tooltip="Number format of the model while it draws.",
-        ),
+        precision_input("Number format of the model while it draws."),
     ]
