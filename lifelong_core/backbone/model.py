@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
@@ -80,6 +83,15 @@ class Backbone:
         else:
             self.unet.disable_gradient_checkpointing()
         self.unet.train(enabled)
+
+    @contextmanager
+    def checkpointed(self, enabled: bool) -> Iterator[None]:
+        """Gradient checkpointing, if `enabled`, for as long as a block lasts."""
+        self.gradient_checkpointing(enabled)
+        try:
+            yield
+        finally:
+            self.gradient_checkpointing(False)
 
     def predict(
         self,

@@ -119,11 +119,8 @@ class DistillPhase:
             memory_advice=MEMORY_ADVICE,
             phase=self.name,
         )
-        backbone.gradient_checkpointing(settings.gradient_checkpointing)
-        try:
+        with backbone.checkpointed(settings.gradient_checkpointing):
             return train(plan, on_progress)
-        finally:
-            backbone.gradient_checkpointing(False)
 
 
 def _score_term(settings: ConsolidationSettings) -> DistillScores:

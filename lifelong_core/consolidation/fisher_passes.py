@@ -68,12 +68,9 @@ class FisherPasses:
     def attached(self) -> Iterator[None]:
         """The state's adapter on the base model, which is as before afterwards in every case."""
         backbone = self.work.backbone
-        with self._adapter.attached(backbone), cheaper_layers(backbone.unet):
-            backbone.gradient_checkpointing(self.work.settings.gradient_checkpointing)
-            try:
-                yield
-            finally:
-                backbone.gradient_checkpointing(False)
+        checkpointed = backbone.checkpointed(self.work.settings.gradient_checkpointing)
+        with self._adapter.attached(backbone), cheaper_layers(backbone.unet), checkpointed:
+            yield
 
     def gradients(self, iterations: range) -> Iterator[dict[str, Tensor]]:
         """Per batch of the iterations: weight -> gradients of its samples [B, *shape], fp32.

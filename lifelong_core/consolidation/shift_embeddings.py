@@ -93,11 +93,8 @@ class ShiftEmbeddings:
                 precision=settings.precision,
                 phase=self.name,
             )
-            backbone.gradient_checkpointing(settings.gradient_checkpointing)
-            try:
+            with backbone.checkpointed(settings.gradient_checkpointing):
                 return loss_metrics(train(plan, on_progress))
-            finally:
-                backbone.gradient_checkpointing(False)
 
 
 def _memory(work: Consolidation, state: LifelongState) -> ShortTermMemory:

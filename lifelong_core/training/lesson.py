@@ -156,11 +156,8 @@ def train_adapter(
             session=session,
             memory_advice=memory_advice(settings),
         )
-        backbone.gradient_checkpointing(settings.gradient_checkpointing)
-        try:
+        with backbone.checkpointed(settings.gradient_checkpointing):
             return train(plan, on_progress)
-        finally:
-            backbone.gradient_checkpointing(False)
 
 
 def lesson_pictures(
