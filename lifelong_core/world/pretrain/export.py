@@ -1,4 +1,4 @@
-"""From trained stages to the shipped checkpoint."""
+"""From trained stages to the shipped checkpoint, and back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from ...backbone import Backbone, VaeCodec, save_single_file
+from ...backbone import Backbone, VaeCodec, load_backbone, save_single_file
+from ...errors import ModelError
 
 TAESD_WIDTH = 64  # hard-coded in ComfyUI
 
@@ -38,3 +39,11 @@ def export_demo(backbone: Backbone, vae: AutoencoderTiny, path: Path) -> Path:
         backbone.family, backbone.unet, backbone.text, VaeCodec(widen(vae), 1.0), backbone.schedule
     )
     return save_single_file(whole, path, dtype=torch.float16)
+
+
+def demo_vae(path: Path) -> AutoencoderTiny:
+    """The VAE in the demo checkpoint `path`. Raises ModelError for a checkpoint of another kind."""
+    codec = load_backbone(path).codec
+    if not isinstance(codec, VaeCodec) or not isinstance(codec.vae, AutoencoderTiny):
+        raise ModelError(f"{path.name} is no demo model: its VAE cannot go on learning here.")
+    return codec.vae

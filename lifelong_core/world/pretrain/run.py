@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from ...backbone import Backbone
 from .clip import train_clip
 from .dataset import HELD_OUT, Scenes
-from .export import export_demo
+from .export import demo_vae, export_demo
 from .judge import train_judge
 from .latents import encode_scenes
+from .looks import look_shares
 from .parallel import first_alone, process_group
 from .unet import caption_ids, train_unet
-from .vae import train_vae
+from .vae import narrowed_vae, train_decoder, train_vae
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +35,9 @@ VAE_SCENES, VAE_SEED = 12000, 1
 class PretrainSettings:
     """`hours` is the budget of all training stages together (a stage that has begun keeps the
     plan it made then); `scenes` how many pictures the UNet sees; `begin_from` a demo checkpoint
-    whose UNet and text encoder go on learning, instead of beginning from nothing; the judge and
-    the CLIP that lie beside it do the same."""
+    whose UNet, text encoder and VAE decoder go on learning, instead of beginning from nothing (its
+    VAE encoder stays, since the UNet knows its latents); the judge and the CLIP that lie beside it
+    do the same."""
 
     folder: Path
     weights: Path
@@ -48,8 +51,9 @@ class PretrainSettings:
     until: str = "export"
 
 
-# Shares of the time budget.
+# Shares of the time budget. What begins from a checkpoint trains its decoder in place of both VAEs.
 _BUDGET = {"vae": 0.08, "vae_grown": 0.17, "judge": 0.06, "clip": 0.09, "unet": 0.60}
+_DECODER_BUDGET = _BUDGET["vae"] + _BUDGET["vae_grown"]
 _TOGETHER = ("vae", "unet")  # trained by all processes; what else there is, by the first alone
 
 
@@ -90,12 +94,32 @@ class _Run:
             scenes.pictures(self.settings.workers)
 
     def vae(self) -> None:
-        s = self.settings
         pictures = self.wild.pictures()
         shown, held_out = pictures[:-HELD_OUT], pictures[-HELD_OUT:][:128]
+        begin = self.settings.begin_from
+        self.autoencoder: AutoencoderTiny = (
+            self._further_decoder(begin, shown, held_out) if begin else self._vae(shown, held_out)
+        )
+
+    def _vae(self, shown: np.ndarray, held_out: np.ndarray) -> AutoencoderTiny:
+        s = self.settings
         train = partial(train_vae, s.folder, shown, held_out, seed=VAE_SEED, device=s.device)
         narrow = train(seconds=self.seconds("vae"))
-        self.autoencoder: AutoencoderTiny = train(seconds=self.seconds("vae_grown"), narrow=narrow)
+        return train(seconds=self.seconds("vae_grown"), narrow=narrow)
+
+    def _further_decoder(
+        self, begin: Path, shown: np.ndarray, held_out: np.ndarray
+    ) -> AutoencoderTiny:
+        s = self.settings
+        return train_decoder(
+            s.folder,
+            narrowed_vae(demo_vae(begin)),
+            (shown, self.named.pictures()[:-HELD_OUT]),
+            held_out,
+            seed=s.seed,
+            seconds=_DECODER_BUDGET * s.hours * 3600,
+            device=s.device,
+        )
 
     def judge(self) -> None:
         s = self.settings
@@ -135,6 +159,7 @@ class _Run:
             s.folder,
             self.encoded,
             caption_ids(self.named),
+            look_shares(self.named, s.workers),
             seed=s.seed,
             seconds=self.seconds("unet"),
             device=s.device,

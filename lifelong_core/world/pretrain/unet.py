@@ -19,6 +19,7 @@ from ...seeding import generator
 from ..captions import caption_of
 from ..dice import Dice
 from .dataset import HELD_OUT, Scenes
+from .looks import cell_weights, odds
 from .parallel import share
 from .stage import Stage, run_stage
 
@@ -82,6 +83,7 @@ def train_unet(
     folder: Path,
     latents: Tensor,
     ids: Tensor,
+    shares: Tensor,
     *,
     seed: int,
     seconds: float | None = None,
@@ -90,7 +92,8 @@ def train_unet(
     batch: int = BATCH,
     begin_from: Path | None = None,
 ) -> Backbone:
-    """Train (or load) on `latents` [N + HELD_OUT, 4, 16, 16] and `ids` [N + HELD_OUT, V, 77].
+    """Train (or load) on `latents` [N + HELD_OUT, 4, 16, 16], `ids` [N + HELD_OUT, V, 77] and
+    the `shares` [N + HELD_OUT, 16, 16] of their cells that looks change.
 
     Begins from nothing or from the UNet and text encoder of the checkpoint `begin_from`. Returns
     a demo backbone whose VAE is not the one that made the latents.
@@ -104,17 +107,20 @@ def train_unet(
         net.unet.set_attn_processor(AttnProcessor())
     schedule = backbone.schedule
     count = len(latents) - HELD_OUT
+    chances = odds(shares[:count])
 
     def loss(step: int) -> Tensor:
         draw = generator(seed, "unet", step)
-        index = torch.randint(count, (batch,), generator=draw)
+        index = torch.multinomial(chances, batch, replacement=True, generator=draw)
         variant = torch.randint(ids.shape[1], (batch,), generator=draw)
         chosen = words[index, variant]
         chosen[torch.rand(batch, generator=draw) < EMPTY] = empty
         t = torch.randint(1000, (batch,), generator=draw)
         noise = torch.randn(batch, *latents.shape[1:], generator=draw)
-        clean, noise, t, chosen = (share(x) for x in (latents[index].float(), noise, t, chosen))
+        whole = (latents[index].float(), noise, t, chosen, cell_weights(shares[index]))
+        clean, noise, t, chosen, weights = (share(x) for x in whole)
         error = _error(net, schedule, clean, noise, t, chosen, device)
+        error = (error * weights.to(error)).mean((1, 2))
         return (schedule.min_snr_weight(t).to(error) * error).mean()
 
     stage = Stage(
@@ -123,7 +129,9 @@ def train_unet(
         net,
         [torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], RATE, (0.9, 0.99))],
         loss,
-        measure=_caption_test(net, schedule, latents[count:], words[count:, 0], seed, device),
+        measure=_caption_test(
+            net, schedule, latents[count:], words[count:, 0], shares[count:], seed, device
+        ),
         ema=0.998,
     )
     run_stage(stage, seconds=seconds, steps=steps)
@@ -141,22 +149,29 @@ def _error(
     words: Tensor,
     device: str,
 ) -> Tensor:
-    """Mean squared error in v per picture, [B]."""
+    """Squared error in v, mean over channels, [B, 16, 16]."""
     noised, target = schedule.add_noise(clean, noise, t), schedule.target(clean, noise, t)
     with torch.autocast(torch.device(device).type, torch.bfloat16):
         output = net(noised.to(device), t.to(device), words.to(device))
-    return (output.float() - target.to(device)).square().mean((1, 2, 3))
+    return (output.float() - target.to(device)).square().mean(1)
 
 
 def _caption_test(
-    net: DemoNet, schedule: NoiseSchedule, latents: Tensor, words: Tensor, seed: int, device: str
+    net: DemoNet,
+    schedule: NoiseSchedule,
+    latents: Tensor,
+    words: Tensor,
+    shares: Tensor,
+    seed: int,
+    device: str,
 ) -> Callable[[], dict[str, float]]:
-    """Held-out error with shuffled captions over that with the right ones, per probed timestep.
+    """Held-out error with shuffled captions over that with the right ones, per probed timestep,
+    and the error with the right ones where looks show.
 
     1.0 means that captions change nothing; it tells within minutes whether text reaches the
     picture.
     """
-    clean, right = latents[:PROBED].float(), words[:PROBED]
+    clean, right, shares = latents[:PROBED].float(), words[:PROBED], shares[:PROBED]
     noise = torch.randn(clean.shape, generator=generator(seed, "probe"))
 
     @torch.no_grad()
@@ -165,11 +180,12 @@ def _caption_test(
         for step in PROBES:
             t = torch.full((len(clean),), step)
             error, shuffled = (
-                _error(net, schedule, clean, noise, t, chosen, device).mean().item()
+                _error(net, schedule, clean, noise, t, chosen, device).cpu()
                 for chosen in (right, right.roll(1, 0))
             )
-            report[f"error_{step}"] = error
-            report[f"shuffled_over_right_{step}"] = shuffled / error
+            report[f"error_{step}"] = error.mean().item()
+            report[f"looks_error_{step}"] = ((error * shares).sum() / shares.sum()).item()
+            report[f"shuffled_over_right_{step}"] = (shuffled.mean() / error.mean()).item()
         return report
 
     return measure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,19 @@ def grown_vae(narrow: AutoencoderTiny, seed: int = 0) -> AutoencoderTiny:
     old = narrow.state_dict()
     vae.load_state_dict({name: _grow(old[name], new) for name, new in vae.state_dict().items()})
     return vae.to(memory_format=torch.channels_last)
+
+
+def narrowed_vae(wide: AutoencoderTiny) -> AutoencoderTiny:
+    """The grown VAE in a checkpoint's, whose narrow layers were padded with zeros for loaders."""
+    vae = grown_vae(narrow_vae())
+    padded = wide.state_dict()
+    own = {name: _cut(padded[name], value) for name, value in vae.state_dict().items()}
+    vae.load_state_dict(own)
+    return vae
+
+
+def _cut(padded: Tensor, like: Tensor) -> Tensor:
+    return padded[tuple(slice(size) for size in like.shape)].float()
 
 
 def _grow(old: Tensor, new: Tensor) -> Tensor:
@@ -106,6 +120,48 @@ def train_vae(
     )
     run_stage(stage, seconds=seconds, steps=steps)
     return vae.eval()
+
+
+def train_decoder(
+    folder: Path,
+    vae: AutoencoderTiny,
+    pictures: Sequence[np.ndarray],
+    held_out: np.ndarray,
+    *,
+    seed: int,
+    seconds: float | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
+) -> AutoencoderTiny:
+    """Train (or load) the decoder of `vae` further, on all `pictures` in equal parts.
+
+    The encoder stays, so that a UNet's latents keep their meaning.
+    """
+    vae = vae.to(device).eval()
+    vae.requires_grad_(False).decoder.requires_grad_(True).train()
+    matrices, rest = split_parameters(vae.decoder)
+
+    def loss(step: int) -> Tensor:
+        draw = generator(seed, "decoder", step)
+        crops = random_crops(pictures[step % len(pictures)], draw)
+        images = share(crops).to(device, memory_format=torch.channels_last)
+        noise = share(torch.randn(BATCH, 4, CROP // 8, CROP // 8, generator=draw)).to(device)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            latents = vae.encode(images * 2 - 1).latents
+            decoded = vae.decode(latents + NOISE * noise).sample / 2 + 0.5
+            return reconstruction_loss(decoded.float(), images)
+
+    stage = Stage(
+        "vae_decoder",
+        folder,
+        vae.decoder,
+        [Muon(matrices, 1e-3), torch.optim.AdamW(rest, 1e-3, (0.9, 0.99), weight_decay=0.0)],
+        loss,
+        measure=lambda: {"psnr_db": psnr(vae, held_out, device)},
+        ema=0.995,
+    )
+    run_stage(stage, seconds=seconds, steps=steps)
+    return vae.requires_grad_(False).eval()
 
 
 def random_crops(pictures: np.ndarray, draw: torch.Generator) -> Tensor:
