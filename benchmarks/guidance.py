@@ -42,15 +42,12 @@ from lifelong_core.world.judge import load_judge
 from lifelong_core.world.shipped import weights_path
 from lifelong_core.world.streams import toys5
 
-CAA = 0.05
-"""Weight of CAA on the demo model, as in the shipped workflow: CLUL adds up over all cells of a
-map, and at 1 it tears pictures to pieces."""
 METHODS: dict[str, GuidanceSettings | None] = {
     "plain": None,
     "attend_and_excite": GuidanceSettings(attend_and_excite=1.0),
-    "caa": GuidanceSettings(caa=CAA),
+    "caa": GuidanceSettings(caa=1.0),
     "oaa": GuidanceSettings(oaa=1.0),
-    "caa_oaa": GuidanceSettings(caa=CAA, oaa=1.0),
+    "caa_oaa": GuidanceSettings(caa=1.0, oaa=1.0),
 }
 ADAPTERS = "ewc_dc,joint"
 PAIRS, TRIPLES, PICTURES, STEPS = 10, 3, 8, 50

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.samplers
 from comfy_api.latest import io
 
 from ..lifelong_core.attention import GuidanceSettings, WordMaps
-from ..lifelong_core.errors import InputError
 from ..lifelong_core.state import LifelongState
 from .guidance import Guidance, add_guidance, slots_of
 from .guidance_schema import (
@@ -20,6 +18,7 @@ from .guidance_schema import (
     strength_input,
     threshold_input,
 )
+from .ksampler import check_latent, sample, sampler_inputs
 from .map_pictures import AVERAGE, EVERY_STEP, drawn, map_pictures
 from .prompt_words import read_prompt
 
@@ -59,10 +58,10 @@ class ConceptAttentionArtistSampler(io.ComfyNode):
                 io.Latent.Input("latent_image", tooltip="The latent image to denoise."),
                 prompt_input(),
                 pairs_input(),
-                *_sampler_inputs(),
+                *sampler_inputs("The algorithm. With uni_pc guidance is weaker."),
                 strength_input(
                     "caa_strength",
-                    0.05,
+                    1.0,
                     "How much every concept is given a place of its own: things keep to strips "
                     "side by side, in the order of the prompt. 0 turns it off.",
                 ),
@@ -121,7 +120,7 @@ class ConceptAttentionArtistSampler(io.ComfyNode):
         state: LifelongState | None = None,
         vae: Any = None,
     ) -> io.NodeOutput:
-        _check_latent(latent_image)
+        check_latent(latent_image)
         settings = GuidanceSettings(
             caa=caa_strength,
             oaa=oaa_strength,
@@ -131,7 +130,7 @@ class ConceptAttentionArtistSampler(io.ComfyNode):
         words = read_prompt(clip, prompt, concepts, state)
         seen: list[WordMaps] = []
         guidance = Guidance(words, settings, slots_of(model), seen.append)
-        latent = _sample(
+        latent = sample(
             add_guidance(model, guidance),
             seed,
             steps,
@@ -145,63 +144,3 @@ class ConceptAttentionArtistSampler(io.ComfyNode):
         )
         pictures = drawn(latent["samples"], model, vae)
         return io.NodeOutput(latent, map_pictures(seen, words.pairs, pictures, maps))
-
-
-def _sampler_inputs() -> list[io.Input]:
-    """KSampler's widgets."""
-    return [
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**64 - 1,
-            control_after_generate=True,
-            tooltip="Makes the noise: same seed and settings, same picture.",
-        ),
-        io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Steps of denoising."),
-        io.Float.Input(
-            "cfg",
-            default=7.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            round=0.01,
-            tooltip="How closely the picture follows the prompt. Too high harms it.",
-        ),
-        io.Combo.Input(
-            "sampler_name",
-            options=comfy.samplers.KSampler.SAMPLERS,
-            tooltip="The algorithm. With uni_pc guidance is weaker.",
-        ),
-        io.Combo.Input(
-            "scheduler",
-            options=comfy.samplers.KSampler.SCHEDULERS,
-            tooltip="How noise is removed over the steps.",
-        ),
-        io.Float.Input(
-            "denoise",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Less than 1 keeps some of the latent image.",
-        ),
-    ]
-
-
-def _check_latent(latent: dict[str, Any]) -> None:
-    for name in ("samples", "noise_mask"):
-        if name in latent and latent[name].numel() == 0:
-            raise InputError(
-                f"The latent image's {name} are empty, of shape {tuple(latent[name].shape)}: "
-                "give at least one picture, and a mask with a size or none."
-            )
-
-
-def _sample(*args: Any, **options: Any) -> dict[str, Any]:
-    """What the stock KSampler does, by its own function."""
-    # ComfyUI's top-level module; this package has the same name in its parent's.
-    from nodes import common_ksampler  # type: ignore[attr-defined]
-
-    latent: dict[str, Any] = common_ksampler(*args, **options)[0]
-    return latent

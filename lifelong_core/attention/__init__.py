@@ -6,7 +6,14 @@ from .layers import map_blocks, map_layers, map_size
 from .losses import guidance_loss, read_words
 from .maps import WordMaps, sharpen, word_maps
 from .request import AttentionGuidance
-from .schedule import Step, is_guided, k_diffusion_factor, refinement_target, step_size
+from .schedule import (
+    Step,
+    cell_factor,
+    is_guided,
+    k_diffusion_factor,
+    refinement_target,
+    step_size,
+)
 from .settings import GuidanceSettings
 from .words import Pair, PromptPlaces, PromptToken, WordPlaces, find_pairs, prompt_tokens
 
@@ -24,6 +31,7 @@ __all__ = [
     "Step",
     "WordMaps",
     "WordPlaces",
+    "cell_factor",
     "find_pairs",
     "guidance_loss",
     "guided_latent",

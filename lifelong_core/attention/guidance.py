@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import InputError
 from .losses import attend_and_excite, read_words, total_loss
 from .maps import WordMaps
-from .schedule import Step, is_guided, refinement_target, step_size
+from .schedule import Step, cell_factor, is_guided, refinement_target, step_size
 from .settings import GuidanceSettings
 from .words import PromptPlaces
 
@@ -95,6 +95,8 @@ def guided_latent(
 ) -> GuidedStep:
     """z' = z - alpha_t * factor * grad_z L for latents [B, C, H, W], all pictures at once.
 
+    The step size is that of maps of the papers' size; others scale it, see `cell_factor`.
+
     z is the variance-preserving z_t that diffusers' DDIM and DPM-Solver hold, whatever the model
     predicts (noise or v): the loss sees the maps only. For k-diffusion's x give
     `k_diffusion_factor(sigma)`. Outside of the guided steps, and with all weights at 0, the model
@@ -143,11 +145,13 @@ def _gradient(
     settings: GuidanceSettings,
     target: float | None,
 ) -> _Found:
-    """The gradient of every picture's loss with respect to its latents, fp32.
+    """The gradient of every picture's loss with respect to its latents, in steps of the papers'
+    size (`cell_factor`), fp32.
 
     With a `target`, that of the pictures only whose maps do not reach it, if there are any.
     """
     leaf = latents.detach().clone().requires_grad_(True)
+    height, width = latents.shape[-2:]
     found: _Found | None = None
 
     def on_maps(maps: Tensor, size: tuple[int, int]) -> bool:
@@ -156,7 +160,7 @@ def _gradient(
         loss = total_loss(words, settings)
         below = _below(words, target)
         (raw,) = torch.autograd.grad(loss.sum(), leaf)
-        gradient = raw.detach().float()
+        gradient = raw.detach().float() * cell_factor((height, width), size)
         finite = gradient.flatten(1).isfinite().all(1)
         refining = bool(below.any())
         chosen = finite & below if refining else finite

@@ -9,6 +9,8 @@ from .settings import GuidanceSettings
 
 LAST_SHARE = 0.5
 """What u falls to at the last step; the step size goes with sqrt(u)."""
+NATIVE_CELL = 16
+"""Latents under one position of the maps that the papers read."""
 REFINEMENTS = ((0.0, 0.05), (0.2, 0.5), (0.4, 0.8))
 """Share of the steps at which attend-and-excite refines, and the least maximum of every subject's
 map then: steps 0, 10 and 20 of 50."""
@@ -39,6 +41,16 @@ def refinement_target(step: Step, settings: GuidanceSettings) -> float | None:
         return None
     targets = [least for at, least in REFINEMENTS if round(at * step.count) == step.index]
     return targets[-1] if targets else None
+
+
+def cell_factor(latents: tuple[int, int], maps: tuple[int, int]) -> float:
+    """What a step size is multiplied by for latents [H, W] and maps [h, w], given by their sides.
+
+    A map's position answers to the mean of its n = H W / (h w) latents, each of which has 1 / n of
+    its gradient. The papers have n = 16; a step moves positions as far as theirs when it grows
+    with n: 1 for 16 x 16 of 64 x 64, 1 / 16 for the demo model.
+    """
+    return latents[0] * latents[1] / (maps[0] * maps[1]) / NATIVE_CELL
 
 
 def k_diffusion_factor(sigma: float) -> float:

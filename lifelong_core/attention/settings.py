@@ -17,7 +17,8 @@ class GuidanceSettings:
     al. 2023). A weight of 0 leaves a loss out; with all three at 0 nothing is computed at all.
 
     guided_fraction: share of the steps, from the first, in which the latent is moved. step_size:
-    alpha at the first step; it falls with the square root of a line from 1 to 0.5. threshold:
+    alpha at the first step, for maps of 16 x 16 of 64 x 64 latents (`schedule.cell_factor`); it
+    falls with the square root of a line from 1 to 0.5. threshold:
     share of its highest value above which a noun's map counts as its region (Eq 10). refinement:
     most extra moves at a step where attend-and-excite refines until a maximum is reached; the
     other losses do not refine. literal: Eq 11 as printed, which mostly raises the concept's

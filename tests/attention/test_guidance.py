@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from lifelong_core.attention import (
     GuidanceSettings,
@@ -16,6 +17,7 @@ from lifelong_core.attention import (
     PromptPlaces,
     Step,
     WordPlaces,
+    cell_factor,
     guidance_loss,
     guided_latent,
     is_guided,
@@ -77,9 +79,23 @@ def test_the_latent_moves_down_the_gradient() -> None:
     (gradient,) = torch.autograd.grad(loss.sum(), leaf)
     assert moved.moved and moved.output is None and toy.finished == 0
     assert torch.allclose(
-        moved.latents, latents - step_size(Step(3, 10), CAA) * gradient, atol=1e-6
+        moved.latents, latents - step_size(Step(3, 10), CAA) / 16 * gradient, atol=1e-6
     )
     assert not moved.latents.requires_grad
+
+
+def test_a_position_moves_as_far_whatever_the_number_of_its_latents() -> None:
+    """Latents of twice the side, pooled before the model: the pooled ones move alike."""
+    small, toy = _latents(), Toy()
+    large = small.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+    def pooled(latents: Tensor, on_maps: OnMaps) -> Tensor | None:
+        return toy(avg_pool2d(latents, 2), on_maps)
+
+    moved = guided_latent(small, toy, [PLACES] * 2, CAA, FIRST).latents
+    grown = guided_latent(large, pooled, [PLACES] * 2, CAA, FIRST).latents
+    assert torch.allclose(avg_pool2d(grown, 2), moved, atol=1e-6)
+    assert cell_factor((64, 64), (16, 16)) == 1 and cell_factor((96, 64), (24, 16)) == 1
 
 
 def test_k_diffusions_latents_move_as_the_papers_do() -> None:
@@ -148,7 +164,7 @@ def test_attend_and_excite_refines_until_the_target_or_the_cap() -> None:
     guided_latent(latents, toy, places, capped, Step(3, 10))
     assert toy.passes == 1
     toy = Toy()
-    able = GuidanceSettings(attend_and_excite=1, refinement=40, step_size=60)
+    able = GuidanceSettings(attend_and_excite=1, refinement=40, step_size=960)
     guided = guided_latent(latents, toy, places, able, at_half)
     assert 1 < toy.passes < 40
     assert guided.words is not None
@@ -157,7 +173,7 @@ def test_attend_and_excite_refines_until_the_target_or_the_cap() -> None:
 
 
 def test_a_picture_that_reached_the_target_waits_for_the_others() -> None:
-    toy, able = Toy(), GuidanceSettings(attend_and_excite=1, refinement=40, step_size=60)
+    toy, able = Toy(), GuidanceSettings(attend_and_excite=1, refinement=40, step_size=960)
     step = Step(2, 10)
     both = guided_latent(_latents(), toy, [PLACES] * 2, able, step).latents
     for row in range(2):

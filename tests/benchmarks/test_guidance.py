@@ -57,7 +57,7 @@ def test_the_cases_show_what_their_answers_say() -> None:
 
 def test_a_setting_can_be_changed_and_a_wrong_one_is_told() -> None:
     ways = changed(METHODS, ["caa_oaa.step_size=40", "oaa.literal=True", "caa_oaa.threshold=0.3"])
-    assert ways["caa_oaa"] == GuidanceSettings(caa=0.05, oaa=1, step_size=40, threshold=0.3)
+    assert ways["caa_oaa"] == GuidanceSettings(caa=1, oaa=1, step_size=40, threshold=0.3)
     assert ways["oaa"] == GuidanceSettings(oaa=1, literal=True)
     for wrong in ("plain.step_size=1", "caa.size=1", "caa.step_size"):
         with pytest.raises(InputError, match="METHOD.NAME=VALUE"):

@@ -262,6 +262,7 @@ def check_the_gradient_is_that_of_autograd_by_hand() -> None:
         for handle in handles:
             handle.remove()
     step = library.step_size(library.Step(0, STEPS), settings)
+    step *= library.cell_factor(before.shape[-2:], (16, 16))
     expected = -step * gradient * math.sqrt(1 + sigma**2)
     assert len(maps) == len(slots) and float(expected.norm()) > 0
     assert distance(move, expected) < 1e-3
