@@ -117,7 +117,7 @@ def _drawn(
     prompts = [prompt for prompt in group.prompts for _ in range(studio.pictures)]
     attention = None if settings is None else AttentionGuidance(settings, [group.pairs])
     if state is not None:
-        state = drawing_state(state, prompts[0])
+        state = drawing_state(state, prompts[0], studio.backbone.text)
     with knowing(studio.backbone, state) as vectors:
         return generate(
             studio.backbone,

@@ -19,7 +19,7 @@ from .backbone.families import DOWNSCALE
 from .consolidation.context import concept_prompt
 from .drawing import knowing
 from .errors import InputError, StateError
-from .methods import drawing_state
+from .methods import any_prompt_state, drawing_state, newest_method
 from .prompts import ConceptVectors
 from .sampling import generate
 from .seeding import derive_seed, generator
@@ -96,11 +96,15 @@ def kept_lessons(state: LifelongState, most: int) -> list[int]:
 def weight_drift(state: LifelongState, lessons: Sequence[int]) -> Cells:
     """‖ΔW_j - ΔW_i‖ / ‖ΔW_i‖ of the model's changes after lessons i < j.
 
-    Lessons that had changed no weight have no entry. Raises what `state_after` raises.
+    Lessons that had changed no weight have no entry, and there is none at all where every prompt is
+    drawn with another adapter. Raises what `state_after` raises.
     """
+    method = newest_method(state)
+    if method is not None and method.by_prompt:
+        return {}
     changes = {}
     for lesson in lessons:
-        drawn = drawing_state(state_after(state, lesson), "")
+        drawn = any_prompt_state(state_after(state, lesson))
         changes[lesson] = measured_change(drawn.adapter_spec, drawn.adapter, layers(state.family))
     sizes = {lesson: change_norm(factors) for lesson, factors in changes.items()}
     return {
@@ -238,7 +242,7 @@ class _Eye:
             yield prior_prompt(concept.noun), {}
             return
         prompt = concept_prompt(concept)
-        with knowing(self.backbone, drawing_state(known, prompt)) as vectors:
+        with knowing(self.backbone, drawing_state(known, prompt, self.backbone.text)) as vectors:
             yield prompt, vectors
 
     def _token(self, lesson: int) -> str:

@@ -11,10 +11,10 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..lifelong_core.images import from_batch
+from ..lifelong_core.methods import any_prompt_state
 from ..lifelong_core.sharing.export import ExportedFiles, export_lora
 from ..lifelong_core.sharing.metadata import ExportInfo
 from ..lifelong_core.state import LifelongState
-from .patching import drawn_state
 from .spectra import known_spectrum
 from .types import LifelongStateType
 
@@ -83,7 +83,7 @@ class ExportLifelongLora(io.ComfyNode):
         bundle_tokens: bool = False,
     ) -> io.NodeOutput:
         with torch.inference_mode(False):
-            drawn = drawn_state(state)
+            drawn = any_prompt_state(state)
             files = export_lora(
                 drawn,
                 _first("loras"),

@@ -16,9 +16,8 @@ from typing import Any
 import comfy.sd
 from torch import Tensor
 
-from ..lifelong_core.consolidation.routing import route
 from ..lifelong_core.errors import InputError, ModelError
-from ..lifelong_core.methods import METHODS, drawing_state
+from ..lifelong_core.methods import any_prompt_state
 from ..lifelong_core.sharing.lora import lora_state_dict
 from ..lifelong_core.state import LifelongState
 from .spectra import spectrum_for
@@ -39,10 +38,10 @@ def apply_state(model: Any, clip: Any, state: LifelongState) -> tuple[Any, Any]:
     """Clones of MODEL and CLIP that know the state's concepts and no other state's.
 
     Raises ModelError when a layer of the state does not exist in MODEL or CLIP, and what
-    `drawn_state` raises.
+    `any_prompt_state` raises.
     """
     model, clip = remove_state(model), remove_state(clip)
-    drawn = drawn_state(state)
+    drawn = any_prompt_state(state)
     lora = lora_state_dict(drawn, spectrum_for(drawn, model))
     before = _patches(model), _patches(clip.patcher)
     model, clip = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
@@ -54,20 +53,6 @@ def apply_state(model: Any, clip: Any, state: LifelongState) -> tuple[Any, Any]:
     model.set_attachments(ATTACHMENT, Applied(tokens, on_model))
     clip.patcher.set_attachments(ATTACHMENT, Applied(tokens, on_clip, original))
     return model, clip
-
-
-def drawn_state(state: LifelongState) -> LifelongState:
-    """The state whose adapter draws what `state` has learned, whatever the prompt.
-
-    Raises InputError when that depends on the prompt: one MODEL has one adapter.
-    """
-    name = state.records[-1].settings.get("method") if state.records else None
-    if name in METHODS and METHODS[name].draw_with is route:
-        raise InputError(
-            f"This state was learned with {name!r}: every prompt is drawn with another adapter, "
-            "which one MODEL cannot hold. Use a state that was learned with another method."
-        )
-    return drawing_state(state, "")
 
 
 def applied_tokens(model_or_clip: Any) -> tuple[str, ...]:

@@ -104,6 +104,7 @@ def test_looking_back_at_two_concepts(backbone: Backbone) -> None:
 
 def test_hard_routing_keeps_everything(backbone: Backbone) -> None:
     state = learned(backbone, 1.0, 2.0, method="hard_routing")
+    assert weight_drift(state, [1, 2]) == {}
     review = look_back(backbone, state, [1, 2], pictures=1, steps=1, size=SIZE)
     assert review.kept[2, 1] == 1.0
     assert torch.equal(review.looks[1].then, review.looks[1].now)

@@ -126,7 +126,7 @@ def _cell(run: Run, after: int, concept: int, state: LifelongState | None) -> Ce
     if path.exists():
         state = None
     elif state is not None:
-        state = methods.drawing_state(state, pictures.prompts[0])
+        state = methods.drawing_state(state, pictures.prompts[0], bench.backbone.text)
     shown = bench.protocol.pictures
     return drawn_cell(path, bench.backbone, state, pictures, bench.extractors, shown)
 

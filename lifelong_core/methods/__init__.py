@@ -11,12 +11,13 @@ from .learning import (
 )
 from .records import check_consolidates, check_follows
 from .replaying import check_memory
-from .table import METHODS, Method, drawing_state
+from .table import METHODS, Method, any_prompt_state, drawing_state, newest_method
 
 __all__ = [
     "CODE_VERSION",
     "METHODS",
     "Method",
+    "any_prompt_state",
     "check_consolidates",
     "check_follows",
     "check_lesson",
@@ -26,5 +27,6 @@ __all__ = [
     "learn_joint",
     "lesson_key",
     "lesson_settings",
+    "newest_method",
     "teach",
 ]

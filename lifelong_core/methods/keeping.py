@@ -10,7 +10,7 @@ from ..objectives import Term
 from ..objectives.overlap import Overlap
 from ..objectives.replay import Replay
 from ..objectives.retention import Retention
-from ..prompts import PromptCache
+from ..prompts import PromptCache, TextStack
 from ..state import LifelongState
 from ..training.lesson import Lesson
 from ..training.priors import prior_prompt
@@ -77,6 +77,6 @@ def leave_changed_weights(lesson: Lesson) -> Term | None:
     return Overlap(lesson.adapter, magnitudes, lesson.settings.overlap_weight)
 
 
-def draw_stacked(state: LifelongState, _prompt: str) -> LifelongState:
+def draw_stacked(state: LifelongState, _prompt: str, _text: TextStack) -> LifelongState:
     """The sum of all lessons' adapters, exactly, whatever the prompt."""
     return stacked_state(state)

@@ -10,8 +10,10 @@ import torch
 
 from ..adapters.spec import TARGETS, AdapterSpec
 from ..consolidation.merge import merged_state
+from ..consolidation.routing import route
 from ..lesson import LessonSettings, for_adapter
 from ..objectives import Term, denoising, prior_preservation
+from ..prompts import TextStack
 from ..seeding import generator
 from ..state import LifelongState
 from ..training.lesson import Lesson
@@ -22,7 +24,7 @@ def as_given(settings: LessonSettings) -> LessonSettings:
     return settings
 
 
-def as_it_is(state: LifelongState, _prompt: str) -> LifelongState:
+def as_it_is(state: LifelongState, _prompt: str, _text: TextStack) -> LifelongState:
     """The state's adapter draws every prompt."""
     return state
 
@@ -52,9 +54,14 @@ def denoise_concept(lesson: Lesson) -> Term:
     return denoising(min_snr_gamma=lesson.settings.min_snr_gamma)
 
 
-def draw_merged(state: LifelongState, _prompt: str) -> LifelongState:
+def draw_merged(state: LifelongState, _prompt: str, _text: TextStack) -> LifelongState:
     """The mean of all lessons' adapters, exactly, whatever the prompt."""
     return merged_state(state)[0]
+
+
+def draw_routed(state: LifelongState, prompt: str, _text: TextStack) -> LifelongState:
+    """The adapter of the concept that the prompt names."""
+    return route(state, prompt)
 
 
 def preserve_prior(lesson: Lesson) -> Term | None:

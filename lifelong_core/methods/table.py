@@ -13,11 +13,12 @@ from ..consolidation import Phase
 from ..consolidation.constrained import ConstrainedMerge
 from ..consolidation.distill import DistillPhase
 from ..consolidation.fisher import UpdateFisher
-from ..consolidation.routing import route
 from ..consolidation.shift_embeddings import ShiftEmbeddings
+from ..errors import InputError
 from ..lesson import LessonSettings
 from ..memory import RAINBOW, RANDOM
 from ..objectives import Term
+from ..prompts import TextStack
 from ..state import LifelongState
 from ..training.lesson import Lesson
 from .elastic import hold_directions, hold_weights
@@ -38,6 +39,7 @@ from .parts import (
     custom_diffusion_settings,
     denoise_concept,
     draw_merged,
+    draw_routed,
     dreambooth_settings,
     l2dm_settings,
     preserve_prior,
@@ -65,8 +67,10 @@ class Method:
     terms: each makes one term of the loss, or None where the settings leave it out.
     after: the phases that consolidate the lesson, in their order.
     settings: what the method fixes, whatever is asked for; a second time changes nothing more.
-    draw_with: a state and a prompt -> the state whose adapter draws it, with all concepts; only
-        for drawing and exporting where it is another one. See `drawing_state`.
+    draw_with: a state, a prompt and the base model's text encoders -> the state whose adapter draws
+        it, with all concepts; only for drawing and exporting where it is another one. See
+        `drawing_state`.
+    by_prompt: whether `draw_with` gives other prompts other adapters.
     records: what lessons put into their records, as `start` has it; see `check_follows`.
     replays: how the pictures of earlier concepts that its lessons replay are chosen, a name of
         `memory.SELECTIONS`; None for methods that replay none.
@@ -78,7 +82,8 @@ class Method:
     terms: tuple[Callable[[Lesson], Term | None], ...]
     after: tuple[Phase, ...] = ()
     settings: Callable[[LessonSettings], LessonSettings] = as_given
-    draw_with: Callable[[LifelongState, str], LifelongState] = as_it_is
+    draw_with: Callable[[LifelongState, str, TextStack], LifelongState] = as_it_is
+    by_prompt: bool = False
     records: Records = Records.WHOLE
     replays: str | None = None
 
@@ -305,17 +310,41 @@ METHODS: dict[str, Method] = {
         reference="Dong et al. 2024, eq. 3, with weights 0 and 1",
         start=start_afresh,
         terms=(denoise_concept, preserve_prior),
-        draw_with=route,
+        draw_with=draw_routed,
+        by_prompt=True,
         records=Records.OWN,
     ),
 }
 
 
-def drawing_state(state: LifelongState, prompt: str) -> LifelongState:
+def drawing_state(state: LifelongState, prompt: str, text: TextStack) -> LifelongState:
     """The state to draw `prompt` with, as the method of the newest lesson says.
 
-    For most methods `state` itself. Raises what the method's `draw_with` raises, for example
-    StateError when hard routing needs an adapter that was not kept.
+    text: the base model's. For most methods it is `state` itself. Raises what the method's
+    `draw_with` raises, for example StateError when hard routing needs an adapter that was not kept.
     """
+    method = newest_method(state)
+    return state if method is None else method.draw_with(state, prompt, text)
+
+
+def any_prompt_state(state: LifelongState) -> LifelongState:
+    """The state to draw every prompt with.
+
+    Raises InputError when the method of the newest lesson gives every prompt another adapter, and
+    what the method's `draw_with` raises.
+    """
+    method = newest_method(state)
+    if method is not None and method.by_prompt:
+        raise InputError(
+            f"This state was learned with {state.records[-1].settings['method']!r}: every prompt "
+            "is drawn with another adapter, which one LoRA or MODEL cannot hold. Use a state that "
+            "was learned with another method."
+        )
+    # No prompt is read, so no encoder is needed.
+    return drawing_state(state, "", TextStack(()))
+
+
+def newest_method(state: LifelongState) -> Method | None:
+    """The method of the newest lesson; None without lessons, and for states that name no method."""
     name = state.records[-1].settings.get("method") if state.records else None
-    return METHODS[name].draw_with(state, prompt) if name in METHODS else state
+    return METHODS.get(name) if isinstance(name, str) else None

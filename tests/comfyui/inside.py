@@ -398,6 +398,7 @@ def check_one_model_cannot_hold_hard_routing() -> None:
 
 def check_a_merge_draws_with_the_mean_of_its_lessons() -> None:
     patching, sharing = pack("nodes.patching"), pack("lifelong_core.sharing.lora")
+    methods = pack("lifelong_core.methods")
     replace = importlib.import_module("dataclasses").replace
     one, other = some_state("x"), some_state("x", token="my_cat", seed=1)
     records = [
@@ -406,7 +407,7 @@ def check_a_merge_draws_with_the_mean_of_its_lessons() -> None:
     ]
     both = replace(one, adapter=other.adapter, records=records)
     first, second, merged = (
-        sharing.lora_state_dict(state) for state in (one, other, patching.drawn_state(both))
+        sharing.lora_state_dict(state) for state in (one, other, methods.any_prompt_state(both))
     )
     for key in (key for key in merged if key.endswith(".alpha")):
         layer = key.removesuffix(".alpha")

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from lifelong_core.adapters import AdapterSpec, low_rank_factors
+from lifelong_core.backbone import Backbone
 from lifelong_core.consolidation.merge import merge_adapters, merged_state, truncated
 from lifelong_core.errors import InputError, StateError
-from lifelong_core.methods import METHODS, drawing_state
+from lifelong_core.methods import METHODS, any_prompt_state, drawing_state
 from lifelong_core.sharing.naming import layers
 from lifelong_core.state import LifelongState
 
@@ -106,12 +107,13 @@ def test_what_cannot_be_merged_is_refused(state_after: StateAfter) -> None:
         merged_state(replace(state, records=(replace(first, adapter={}), second)))
 
 
-def test_the_method_draws_with_the_merge(state_after: StateAfter) -> None:
+def test_the_method_draws_with_the_merge(backbone: Backbone, state_after: StateAfter) -> None:
     state = state_after(2)
     *older, newest = state.records
     told = {**newest.settings, "method": "lora_merge"}
     state = replace(state, records=(*older, replace(newest, settings=told)))
-    drawn = drawing_state(state, "anything")
+    drawn = drawing_state(state, "anything", backbone.text)
     assert drawn.content_hash == merged_state(state)[0].content_hash
+    assert any_prompt_state(state).content_hash == drawn.content_hash
     assert drawn.vectors.keys() == state.vectors.keys()
-    assert METHODS["lora"].draw_with(state, "anything") is state
+    assert METHODS["lora"].draw_with(state, "anything", backbone.text) is state

@@ -96,8 +96,10 @@ def test_later_lessons_change_no_bit_of_an_earlier_concept(
         alone[number], state = learned
     for number, phrase in ((1, FIRST), (2, SECOND)):
         prompt = f"a photo of {phrase}"
-        single = draw(backbone, drawing_state(alone[number], prompt), prompt)
-        assert torch.equal(draw(backbone, drawing_state(state, prompt), prompt), single)
+        single = draw(backbone, drawing_state(alone[number], prompt, backbone.text), prompt)
+        assert torch.equal(
+            draw(backbone, drawing_state(state, prompt, backbone.text), prompt), single
+        )
         plain = draw(backbone, None, prompt, state.vectors)
         assert not torch.equal(single, plain)
 

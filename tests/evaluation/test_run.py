@@ -195,9 +195,9 @@ def test_pictures_of_the_bench_are_those_of_the_single_adapter(backbone: Backbon
         lora = learn(backbone, task, method="lora", settings=SETTINGS)
         prompt = f"a photo of {task.phrase}"
         pictures = drawing.Pictures((prompt,), seed=1, steps=1)
-        routed = drawing.draw(backbone, drawing_state(both, prompt), pictures)
+        routed = drawing.draw(backbone, drawing_state(both, prompt, backbone.text), pictures)
         kept = replace(lora, adapter=lora.records[0].adapter)
-        for single in (alone, drawing_state(alone, prompt), kept):
+        for single in (alone, drawing_state(alone, prompt, backbone.text), kept):
             assert torch.equal(drawing.draw(backbone, single, pictures), routed)
 
 

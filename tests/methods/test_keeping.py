@@ -16,7 +16,7 @@ from lifelong_core.concepts import Concept, ConceptTask, make_task
 from lifelong_core.consolidation.stacking import stacked_state, summed_changes
 from lifelong_core.errors import StateError
 from lifelong_core.lesson import LessonSettings
-from lifelong_core.methods import METHODS, drawing_state, learn, teach
+from lifelong_core.methods import METHODS, any_prompt_state, learn, teach
 from lifelong_core.objectives import StepBatch
 from lifelong_core.objectives.overlap import Overlap
 from lifelong_core.seeding import generator
@@ -130,7 +130,7 @@ def test_a_lesson_looks_back_only_if_there_is_something(
     known = after(backbone, 2, method)
     second = learn(backbone, task(), state=known, method=method, settings=SETTINGS)
     assert set(second.records[-1].metrics["terms"]) == {"denoising", term}
-    rank = drawing_state(second, "a photo").adapter_spec.rank
+    rank = any_prompt_state(second).adapter_spec.rank
     assert rank == (6 if method == "c_lora" else 2)
     assert not any("forward" in module.__dict__ for module in backbone.unet.modules())
 
