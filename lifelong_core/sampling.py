@@ -15,6 +15,7 @@ from .attention import AttentionGuidance, ConditionalBranch, Guide, Step
 from .backbone import Backbone, Conditioning, NoiseSchedule
 from .backbone.families import DOWNSCALE, LATENT_CHANNELS
 from .errors import InputError
+from .picture_start import Origin, PictureStart
 from .prompts import ConceptVectors
 from .seeding import generator
 
@@ -37,6 +38,7 @@ def generate(
     as_latents: bool = False,
     autocast: torch.dtype | None = None,
     attention: AttentionGuidance | None = None,
+    start: PictureStart | None = None,
     on_progress: StepCallback | None = None,
 ) -> Tensor:
     """One picture per prompt: [B, 3, H, W] in [0, 1], or latents [B, 4, h, w]; fp32, on the CPU.
@@ -45,16 +47,21 @@ def generate(
     batch (none at `guidance` 1). Picture i starts from the noise of (`seed`, i), so `batch_size`
     does not change it. `guidance` and `size` (height, width) default to the family's; `autocast`
     is the dtype for mixed precision. `attention` makes several concepts appear side by side; with
-    weights of 0 it changes no bit. Raises InputError for settings that cannot be used.
+    weights of 0 it changes no bit. With `start` pictures are made from pictures, of their size.
+    Raises InputError for settings that cannot be used.
     """
     family = backbone.family
-    height, width = size or (family.default_size, family.default_size)
+    usual = start.size if start else (family.default_size, family.default_size)
+    height, width = size or usual
     _check(steps, batch_size, height, width)
+    if start:
+        start.check(len(prompts), (height, width))
     scale = family.guidance if guidance is None else guidance
     places = attention.places(backbone.text, prompts, vectors or {}) if attention else []
     encoded = backbone.text.encode(prompts, vectors)
     unconditional = backbone.text.encode([negative], vectors)
     sampler = _Sampler(backbone, unconditional, steps, scale, (height, width), autocast)
+    origins = start.encode(backbone, len(prompts)) if start else None
     total = steps * math.ceil(len(prompts) / batch_size)
     done = 0
 
@@ -66,12 +73,14 @@ def generate(
 
     shape = (LATENT_CHANNELS, height // DOWNSCALE, width // DOWNSCALE)
     finished: list[Tensor] = []
-    for start in range(0, len(prompts), batch_size):
-        part = encoded[slice(start, start + batch_size)]
-        indices = range(start, start + len(part))
+    for first in range(0, len(prompts), batch_size):
+        rows = slice(first, first + batch_size)
+        part = encoded[rows]
+        indices = range(first, first + len(part))
         noise = [torch.randn(shape, generator=generator(seed, "noise", i)) for i in indices]
-        guide = attention.guide(places[start : start + len(part)]) if attention else None
-        latents = sampler.run(torch.stack(noise).to(backbone.device), part, report, guide)
+        guide = attention.guide(places[rows]) if attention else None
+        origin = origins[rows] if origins else None
+        latents = sampler.run(torch.stack(noise).to(backbone.device), part, report, guide, origin)
         finished.append((latents if as_latents else backbone.codec.decode(latents)).float().cpu())
     return torch.cat(finished)
 
@@ -101,19 +110,24 @@ class _Sampler:
 
     def run(
         self,
-        latents: Tensor,
+        noise: Tensor,
         conditioning: Conditioning,
         on_step: Callable[[], None],
         guide: Guide | None,
+        origin: Origin | None = None,
     ) -> Tensor:
-        """From noise to clean latents, both [B, 4, h, w] fp32."""
+        """From noise, or from `origin` with this noise, to clean latents, all [B, 4, h, w] fp32."""
         inputs = conditioning
         if self.guidance != 1.0:
-            repeated = self.unconditional[torch.zeros(len(latents), dtype=torch.long)]
+            repeated = self.unconditional[torch.zeros(len(noise), dtype=torch.long)]
             inputs = Conditioning.cat([repeated, conditioning])
         scheduler = solver(self.backbone.schedule)
-        scheduler.set_timesteps(self.steps, device=latents.device)
-        for index, t in enumerate(scheduler.timesteps):
+        steps = origin.schedule_steps(self.steps) if origin else self.steps
+        scheduler.set_timesteps(steps, device=noise.device)
+        scheduler.set_begin_index(steps - self.steps)
+        sigmas = scheduler.sigmas[-self.steps - 1 :].tolist()
+        latents = origin.begin(noise, sigmas[0]) if origin else noise
+        for index, t in enumerate(scheduler.timesteps[-self.steps :]):
             known = None
             if guide is not None:
                 branch = ConditionalBranch(self.backbone, conditioning, t, self.size, self.autocast)
@@ -121,6 +135,8 @@ class _Sampler:
                 latents, known = guided.latents, guided.output
             output = self._predict(latents, t, inputs, known)
             latents = scheduler.step(output, t, latents, return_dict=False)[0]
+            if origin:
+                latents = origin.keep(latents, noise, sigmas[index + 1])
             on_step()
         return latents
 
