@@ -21,6 +21,7 @@ from .checkpoint import (
     usual_spelling,
 )
 from .codec import LatentCodec, VaeCodec
+from .context_layers import family_context_layers
 from .detect import refuse_foreign, single_file_family, single_file_prediction, unet_family
 from .families import Family
 from .keys import unet_diffusers_to_ldm
@@ -130,7 +131,8 @@ class _Parts:
             codec = VaeCodec(vae, self.family.latent_scale)
         if codec is None:
             raise ModelError(f"There is no VAE for {self.family.label}.")
-        return Backbone(self.family, unet, TextStack(encoders), codec, schedule.to(device))
+        text = TextStack(encoders, len(family_context_layers(self.family.name)))
+        return Backbone(self.family, unet, text, codec, schedule.to(device))
 
 
 def _fill(

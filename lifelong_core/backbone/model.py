@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..files import content_hash
 from ..prompts import Conditioning, TextStack
 from .codec import LatentCodec, VaeCodec
+from .context_layers import take_own_context
 from .families import DOWNSCALE, Family
 from .identity import fingerprint, weights_hash
 from .schedule import NoiseSchedule
@@ -35,6 +36,7 @@ class Backbone:
     ) -> None:
         self.family = family.for_prediction(schedule.prediction_type)
         self.unet = unet.requires_grad_(False).eval()
+        take_own_context(self.unet)
         self.text = text
         self.codec = codec
         self.schedule = schedule
@@ -120,7 +122,7 @@ class Backbone:
         return self.unet(
             latents.to(self.device, self.dtype),
             timesteps.to(self.device),
-            inputs.context,
+            inputs.context if inputs.layers is None else inputs.layers,
             added_cond_kwargs=extra,
             return_dict=False,
         )[0]

@@ -11,6 +11,7 @@ from ..prompts.clip import ClipText, storage_dtype
 from ..prompts.stack import TextStack
 from ..seeding import generator
 from .codec import VaeCodec
+from .context_layers import family_context_layers
 from .families import family_named
 from .model import Backbone
 from .modules import empty_text, empty_unet, empty_vae, fill
@@ -52,7 +53,8 @@ def random_backbone(
     vae = empty_vae(chosen)
     randomize(vae, seed, "vae", torch.float32, device)
     codec = VaeCodec(vae, chosen.latent_scale)
-    return Backbone(chosen, unet, TextStack(encoders), codec, schedule)
+    text = TextStack(encoders, len(family_context_layers(family)))
+    return Backbone(chosen, unet, text, codec, schedule)
 
 
 def randomize(

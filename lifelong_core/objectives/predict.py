@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..backbone import Backbone, Conditioning
+from ..backbone.context_layers import context_layers
 
-CONTEXT_LAYERS = (".attn2.to_k", ".attn2.to_v")
+KEY_AND_VALUE = ("to_k", "to_v")
 
 
 class RunsUnet(Protocol):
@@ -37,10 +38,11 @@ class Predictor:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
+        modules = dict(backbone.unet.named_modules())
         self._layers = [
-            module
-            for path, module in backbone.unet.named_modules()
-            if path.endswith(CONTEXT_LAYERS)
+            (modules[f"{name}.{part}"], number)
+            for number, name in enumerate(context_layers(modules))
+            for part in KEY_AND_VALUE
         ]
 
     def __call__(
@@ -60,27 +62,30 @@ class Predictor:
         pooled = None if shared.pooled is None else shared.pooled[rows]
         # The layers below take `shared`; of this context only the shape is read.
         repeated = Conditioning(shared.context.detach()[rows], pooled)
-        with _sharing(self._layers, shared.context, rows):
+        with _sharing(self._layers, shared, rows):
             return self.backbone.predict(latents, timesteps, repeated).float()
 
 
 @contextmanager
-def _sharing(layers: list[nn.Module], context: Tensor, rows: Tensor) -> Iterator[None]:
-    """Let `layers` answer for `context` [U, T, W], repeated by `rows`, whatever they are given.
+def _sharing(
+    layers: Sequence[tuple[nn.Module, int]], prompts: Conditioning, rows: Tensor
+) -> Iterator[None]:
+    """Let `layers`, each of a cross-attention layer by its number, answer for the U `prompts`,
+    repeated by `rows`, whatever they are given.
 
     An adapter's forward on a layer stays in use, and is put back afterwards.
     """
 
-    def shared(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def shared(forward: Callable[[Tensor], Tensor], context: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda _: torch.index_select(forward(context), 0, rows)
 
-    adapted = [layer.__dict__.get("forward") for layer in layers]
-    for layer in layers:
-        layer.forward = shared(layer.forward)
+    adapted = [layer.__dict__.get("forward") for layer, _ in layers]
+    for layer, number in layers:
+        layer.forward = shared(layer.forward, prompts.at_layer(number))
     try:
         yield
     finally:
-        for layer, forward in zip(layers, adapted, strict=True):
+        for (layer, _), forward in zip(layers, adapted, strict=True):
             if forward is None:
                 del layer.forward
             else:

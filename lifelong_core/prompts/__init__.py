@@ -4,9 +4,10 @@ from .cache import PromptCache
 from .captions import OBJECT_TEMPLATES, caption_for
 from .clip import ClipConfig, ClipText
 from .conditioning import Conditioning
-from .stack import ConceptVectors, TextStack
+from .stack import TextStack
 from .tokenizer import Tokenizer, tokenizer
 from .tokens import TokenizedPrompt, TokenVector
+from .vectors import ConceptVectors, layer_count, single_vectors, vectors_of_layer
 
 __all__ = [
     "OBJECT_TEMPLATES",
@@ -20,5 +21,8 @@ __all__ = [
     "TokenizedPrompt",
     "Tokenizer",
     "caption_for",
+    "layer_count",
+    "single_vectors",
     "tokenizer",
+    "vectors_of_layer",
 ]

@@ -8,8 +8,9 @@ import torch
 
 from .clip import CONTEXT_LENGTH
 from .conditioning import Conditioning
-from .stack import ConceptVectors, TextStack
+from .stack import TextStack
 from .tokens import TokenizedPrompt
+from .vectors import ConceptVectors, is_layerwise
 
 
 class PromptCache:
@@ -63,4 +64,7 @@ class PromptCache:
             one = encoded[slice(row, row + 1)]
             # Without the repeats that only the longest prompt of the batch asked for.
             length = CONTEXT_LENGTH * len(tokenized[row].chunks)
-            self._constant[prompt] = Conditioning(one.context[:, :length], one.pooled)
+            layers = None
+            if one.layers is not None and is_layerwise(tokenized[row], vectors):
+                layers = one.layers[:, :, :length]
+            self._constant[prompt] = Conditioning(one.context[:, :length], one.pooled, layers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,10 +12,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Encoded prompts: `context` [B, T, W]; `pooled` [B, P] where the family has it, else None."""
+    """Encoded prompts: `context` [B, T, W]; `pooled` [B, P] where the family has it, else None.
+
+    layers: [B, L, T, W], a context for each cross-attention layer, if any prompt names a layer-wise
+    concept; `context` and `pooled` are then those of the concept's mean vectors. Else None.
+    """
 
     context: Tensor
     pooled: Tensor | None = None
+    layers: Tensor | None = None
 
     def __len__(self) -> int:
         return self.context.shape[0]
@@ -24,21 +29,27 @@ class Conditioning:
         """The rows of a slice or of a LongTensor of positions (repeats allowed)."""
         if isinstance(index, Tensor):
             index = index.to(self.context.device)
-        return Conditioning(
-            self.context[index], None if self.pooled is None else self.pooled[index]
-        )
+        return self._each(lambda part: part[index])
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Conditioning:
         """A copy on `device` in `dtype`; shares memory where nothing changes."""
-        pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)
-        return Conditioning(self.context.to(device=device, dtype=dtype), pooled)
+        return self._each(lambda part: part.to(device=device, dtype=dtype))
 
     def detach(self) -> Conditioning:
         """The same numbers without a gradient path."""
+        return self._each(Tensor.detach)
+
+    def at_layer(self, layer: int) -> Tensor:
+        """The context [B, T, W] of cross-attention layer number `layer`."""
+        return self.context if self.layers is None else self.layers[:, layer]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
         return Conditioning(
-            self.context.detach(), None if self.pooled is None else self.pooled.detach()
+            change(self.context),
+            None if self.pooled is None else change(self.pooled),
+            None if self.layers is None else change(self.layers),
         )
 
     @staticmethod
@@ -49,8 +60,23 @@ class Conditioning:
         and of several chunks of 77 tokens share a batch (ComfyUI does the same).
         """
         length = math.lcm(*(part.context.shape[1] for part in parts))
-        context = torch.cat(
-            [part.context.repeat(1, length // part.context.shape[1], 1) for part in parts]
-        )
+        context = torch.cat([_repeated(part.context, length) for part in parts])
         pooled = [part.pooled for part in parts if part.pooled is not None]
-        return Conditioning(context, torch.cat(pooled) if pooled else None)
+        layers = None
+        count = next((part.layers.shape[1] for part in parts if part.layers is not None), 0)
+        if count:
+            layers = torch.cat([_repeated(_layers(part, count), length) for part in parts])
+        return Conditioning(context, torch.cat(pooled) if pooled else None, layers)
+
+
+def _repeated(tokens: Tensor, length: int) -> Tensor:
+    """[…, T, W] -> […, length, W]."""
+    times = length // tokens.shape[-2]
+    return tokens if times == 1 else tokens.repeat(*[1] * (tokens.dim() - 2), times, 1)
+
+
+def _layers(part: Conditioning, count: int) -> Tensor:
+    """A context for each of `count` layers, the same where a prompt has only one."""
+    if part.layers is not None:
+        return part.layers
+    return part.context[:, None].expand(-1, count, -1, -1)

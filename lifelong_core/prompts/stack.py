@@ -12,9 +12,7 @@ from .clip import ClipText, storage_dtype
 from .conditioning import Conditioning
 from .tokenizer import tokenizer
 from .tokens import EMPTY_CHUNK, Chunk, TokenizedPrompt, TokenVector, end_position, tokenize
-
-ConceptVectors = Mapping[str, Tensor]
-"""Learned vectors of one concept token: encoder key (clip_l, clip_g, clip_h) -> [m, width]."""
+from .vectors import ConceptVectors, check_vectors, is_layerwise, row_count
 
 
 class TextStack:
@@ -23,13 +21,16 @@ class TextStack:
     SD1 and the demo: last layer, final norm. SD2: penultimate layer, final norm. SDXL: penultimate
     layers of both encoders, no norm, joined along the width; pooled from clip_g's first chunk.
     Computes in fp32 whatever the weights' dtype, outside autocast, as ComfyUI does.
+
+    layers: cross-attention layers of the UNet, for each of which a concept may have vectors.
     """
 
-    def __init__(self, encoders: Sequence[ClipText]) -> None:
+    def __init__(self, encoders: Sequence[ClipText], layers: int = 0) -> None:
         self.modules: dict[str, ClipText] = {
             encoder.config.key: encoder.requires_grad_(False).eval() for encoder in encoders
         }
         self.encoder_keys: tuple[str, ...] = tuple(self.modules)
+        self.layers = layers
 
     @property
     def widths(self) -> dict[str, int]:
@@ -72,20 +73,10 @@ class TextStack:
 
         Raises InputError for an unknown token or vectors that do not fit the encoders.
         """
-        rows = {token: self._rows(token, concept) for token, concept in (vectors or {}).items()}
-        return tokenize(prompt, rows, tokenizer())
-
-    def _rows(self, token: str, concept: ConceptVectors) -> int:
-        shapes = {key: tuple(value.shape) for key, value in concept.items()}
-        rows = next((shape[0] for shape in shapes.values() if shape), 0)
-        fitting = {key: (rows, width) for key, width in self.widths.items()}
-        if rows < 1 or {key: shapes.get(key) for key in fitting} != fitting:
-            wanted = ", ".join(f"{key} [m, {width}]" for key, width in self.widths.items())
-            raise InputError(
-                f"The vectors of '{token}' have the shapes {shapes}; this base model needs "
-                f"{wanted} with one m. They were made for another family of base model."
-            )
-        return rows
+        known = vectors or {}
+        for token, concept in known.items():
+            check_vectors(token, concept, self.widths, self.layers)
+        return tokenize(prompt, {t: row_count(own) for t, own in known.items()}, tokenizer())
 
     def encode(
         self,
@@ -94,7 +85,8 @@ class TextStack:
     ) -> Conditioning:
         """Encode prompts: context [B, 77 * chunks, width], pooled [B, P] for SDXL; fp32.
 
-        Equal prompts are encoded once. Differentiable with respect to `vectors`; the encoders
+        Equal prompts are encoded once; one that names a layer-wise concept once per layer too, in
+        the same batch, which gives `layers`. Differentiable with respect to `vectors`; the encoders
         themselves are frozen. Raises InputError for an unknown concept token.
         """
         if not prompts:
@@ -112,19 +104,33 @@ class TextStack:
         vectors: Mapping[str, ConceptVectors] | None = None,
     ) -> Conditioning:
         """`encode` for prompts that are tokenised already."""
-        parts = [_encode(encoder, prompts, vectors or {}) for encoder in self.modules.values()]
-        context = torch.cat([part.context for part in parts], dim=-1)
-        return Conditioning(context, parts[-1].pooled)
+        known = vectors or {}
+        layerwise = [row for row, prompt in enumerate(prompts) if is_layerwise(prompt, known)]
+        per_layer = [prompts[row].at_layer(n) for row in layerwise for n in range(self.layers)]
+        parts = [
+            _encode(encoder, [*prompts, *per_layer], known, pooled=len(prompts))
+            for encoder in self.modules.values()
+        ]
+        context, own = torch.cat([part.context for part in parts], dim=-1).split(
+            [len(prompts), len(per_layer)]
+        )
+        layers = None
+        if layerwise:
+            layers = context[:, None].expand(-1, self.layers, -1, -1)
+            place = torch.tensor(layerwise, device=context.device)
+            layers = layers.index_copy(0, place, own.unflatten(0, (-1, self.layers)))
+        return Conditioning(context, parts[-1].pooled, layers)
 
 
 def _encode(
     encoder: ClipText,
     prompts: Sequence[TokenizedPrompt],
     vectors: Mapping[str, ConceptVectors],
+    pooled: int,
 ) -> Conditioning:
     """All chunks of all prompts through one encoder in one batch, put together per prompt.
 
-    First chunks come first: only they have a pooled output.
+    First chunks come first: only they have a pooled output, wanted of the first `pooled` prompts.
     """
     chunks = [prompt.chunks[0] for prompt in prompts]
     rows = []
@@ -135,9 +141,9 @@ def _encode(
     weighted = any(prompt.weighted for prompt in prompts)
     batch = [*chunks, EMPTY_CHUNK] if weighted else chunks
     device = encoder.token_table.device
-    ends = torch.tensor([end_position(prompt.chunks[0]) for prompt in prompts], device=device)
+    ends = [end_position(prompt.chunks[0]) for prompt in prompts[:pooled]]
     with torch.autocast(device.type, enabled=False):
-        hidden, pooled = encoder(_embed(encoder, batch, vectors), ends)
+        hidden, pools = encoder(_embed(encoder, batch, vectors), torch.tensor(ends, device=device))
     if weighted:
         weights = torch.tensor(
             [[position.weight for position in chunk] for chunk in chunks], device=device
@@ -146,7 +152,7 @@ def _encode(
         hidden = hidden[:-1]
         hidden = torch.where(weights == 1.0, hidden, (hidden - empty) * weights + empty)
     parts = [Conditioning(hidden[chosen].flatten(0, 1).unsqueeze(0)) for chosen in rows]
-    return Conditioning(Conditioning.cat(parts).context, pooled)
+    return Conditioning(Conditioning.cat(parts).context, pools)
 
 
 def _embed(
@@ -164,10 +170,18 @@ def _embed(
     ]
     if not places:
         return embeds
-    learned = torch.stack([vectors[item.token][key][item.row] for _, _, item in places])
+    learned = torch.stack([_vector(vectors[item.token][key], item) for _, _, item in places])
     chunk_index = torch.tensor([n for n, _, _ in places], device=embeds.device)
     position_index = torch.tensor([k for _, k, _ in places], device=embeds.device)
     return embeds.index_put((chunk_index, position_index), learned.to(embeds))
+
+
+def _vector(vectors: Tensor, item: TokenVector) -> Tensor:
+    """The vector [width] that stands at a position."""
+    if vectors.dim() == 2:
+        return vectors[item.row]
+    own = vectors[:, item.row]
+    return own.mean(0) if item.layer is None else own[item.layer]
 
 
 def _table_id(item: int | TokenVector | None, pad: int) -> int:

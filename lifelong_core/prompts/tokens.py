@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .clip import BOS, CONTEXT_LENGTH, EOS
 from .syntax import weighted_pieces, words_and_tokens
@@ -15,10 +15,14 @@ LONG_GROUP = 8
 
 @dataclass(frozen=True)
 class TokenVector:
-    """Row `row` of the vectors of the concept token `token`, in place of a vocabulary id."""
+    """Row `row` of the vectors of the concept token `token`, in place of a vocabulary id.
+
+    layer: of layer-wise vectors, the cross-attention layer whose own is meant; None: their mean.
+    """
 
     token: str
     row: int
+    layer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,18 @@ class TokenizedPrompt:
     def weighted(self) -> bool:
         """Whether any position has a weight other than 1."""
         return any(position.weight != 1.0 for chunk in self.chunks for position in chunk)
+
+    def at_layer(self, layer: int) -> TokenizedPrompt:
+        """The prompt as cross-attention layer number `layer` is told it."""
+        return TokenizedPrompt(
+            tuple(tuple(_at_layer(position, layer) for position in chunk) for chunk in self.chunks)
+        )
+
+
+def _at_layer(position: Position, layer: int) -> Position:
+    if not isinstance(position.item, TokenVector):
+        return position
+    return replace(position, item=replace(position.item, layer=layer))
 
 
 def end_position(chunk: Chunk) -> int:
