@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +14,7 @@ from .errors import InputError
 from .files import content_hash
 from .frozen import frozen_tensors
 from .images import fit
+from .prompts.vectors import layer_count, single_vectors
 
 if TYPE_CHECKING:
     from .prompts import TextStack
@@ -28,7 +29,10 @@ DEFAULT_CAPTION = "a photo of {}"
 class Concept:
     """A learned token and the class noun it belongs to.
 
-    vectors: per text encoder ("clip_l", "clip_g", "clip_h") the token's embeddings [m, width].
+    vectors: per text encoder ("clip_l", "clip_g", "clip_h") the token's embeddings [m, width], or
+        [L, m, width] with a set of its own for each cross-attention layer.
+
+    Raises InputError for names that cannot be written, and for vectors of uneven shapes.
     """
 
     token: str
@@ -38,11 +42,27 @@ class Concept:
     def __post_init__(self) -> None:
         check_names(self.token, self.noun)
         object.__setattr__(self, "vectors", frozen_tensors(self.vectors))
+        shapes = {tuple(value.shape[:-1]) for value in self.vectors.values()}
+        if len(shapes) > 1 or not all(len(shape) in (1, 2) for shape in shapes):
+            found = {key: tuple(value.shape) for key, value in self.vectors.items()}
+            raise InputError(
+                f"The vectors of {self.token!r} have the shapes {found}; expected [m, width], or "
+                "[layers, m, width] for layer-wise ones, alike for all text encoders."
+            )
 
     @property
     def phrase(self) -> str:
         """How the concept is written in a prompt, in ComfyUI's syntax."""
         return concept_phrase(self.token, self.noun)
+
+    @property
+    def layers(self) -> int:
+        """How many cross-attention layers have vectors of their own; 0: all share one set."""
+        return layer_count(self.vectors)
+
+    def single(self) -> Concept:
+        """The concept for programs that know no layers: its vectors' mean, [m, width]."""
+        return replace(self, vectors=single_vectors(self.vectors)) if self.layers else self
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .adapters.spec import AdapterSpec
+from .adapters.spec import MAX_RANK, AdapterSpec
 from .errors import InputError
 from .fields import PRECISIONS, check_fields, choice, number, switch
 
@@ -74,6 +74,16 @@ class LessonSettings:
         default=AdapterSpec(), metadata={"help": "kind, rank and layers of the adapter"}
     )
     seed: int = number(0, "same seed, pictures and settings: same result", 0, 2**64 - 1)
+    orthogonality_weight: float = number(
+        0.1, "cidm: weight of outputs orthogonal to those of earlier lessons (γ1)", 0.0, 1e6
+    )
+    shared_weight: float = number(
+        1.0, "cidm: weight of reading prompts along directions that lessons share (γ2)", 0.0, 1e6
+    )
+    shared_rank: int = number(
+        16, "cidm: how many directions lessons share in every layer", 1, MAX_RANK
+    )
+    layerwise_tokens: bool = switch("one set of the token's vectors per cross-attention layer")
 
     def __post_init__(self) -> None:
         check_fields(self)

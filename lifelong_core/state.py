@@ -100,7 +100,7 @@ class LifelongState:
 
     @property
     def vectors(self) -> dict[str, ConceptVectors]:
-        """Token -> encoder -> vectors [m, width]: what `TextStack.encode` takes."""
+        """Token -> encoder -> vectors, as `Concept` has them: what `TextStack.encode` takes."""
         return {concept.token: concept.vectors for concept in self.concepts}
 
     def vectors_on(self, device: torch.device) -> dict[str, ConceptVectors]:
@@ -156,6 +156,12 @@ class LifelongState:
                     f"The adapter kept for concept {name!r} has other layers or shapes than the "
                     "state's adapter."
                 )
+        layers = {concept.layers for concept in self.concepts if concept.layers}
+        if len(layers) > 1:
+            raise StateError(
+                f"The concepts of this state have vectors for {sorted(layers)} cross-attention "
+                "layers, but one base model has one number of them."
+            )
 
 
 def save_state(state: LifelongState, path: Path | str) -> Path:

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from ..backbone import Backbone
+from ..backbone.context_layers import family_context_layers
 from ..concepts import Concept
 from ..errors import StateError
-from ..prompts import ConceptVectors
+from ..prompts import ConceptVectors, vectors_of_layer
 from ..prompts.captions import OBJECT_TEMPLATES, caption_for
 from ..prompts.tokens import Position, TokenVector, end_position
 from ..state import LifelongState
@@ -65,11 +66,11 @@ class ConstrainedMerge:
         adapters = kept_adapters(state)
         if len(adapters) == 1:
             return state
-        targets = concept_states(work.backbone, state.concepts, work.vectors)
         regular = caption_states(work.backbone, work.vectors)
-        solve = Projection(torch.cat(targets), regular)
+        problems = _problems(work, state, regular)
         merged, missed, wanted = {}, 0.0, 0.0
         for key in state.adapter:
+            targets, solve = problems[key.removeprefix("unet.").rpartition(".to_")[0]]
             values = values_at_targets([own[key] for own in adapters], targets)
             delta = solve(values)
             missed += float((delta @ solve.targets.mT - values).square().sum())
@@ -101,6 +102,24 @@ class Projection:
     def __call__(self, values: Tensor) -> Tensor:
         """ΔW [out, d] for values [out, s] that it shall have at the targets."""
         return values @ self._rows
+
+
+def _problems(
+    work: Consolidation, state: LifelongState, regular: Tensor
+) -> dict[str, tuple[list[Tensor], Projection]]:
+    """Cross-attention layer -> the concepts' states there, and the projection for them: one for all
+    layers, unless a token has vectors of its own for each.
+    """
+
+    def problem(layer: int) -> tuple[list[Tensor], Projection]:
+        vectors = {token: vectors_of_layer(own, layer) for token, own in work.vectors.items()}
+        targets = concept_states(work.backbone, state.concepts, vectors)
+        return targets, Projection(torch.cat(targets), regular)
+
+    names = family_context_layers(state.family)
+    if any(concept.layers for concept in state.concepts):
+        return {name: problem(layer) for layer, name in enumerate(names)}
+    return dict.fromkeys(names, problem(0))
 
 
 def values_at_targets(deltas: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:

@@ -40,12 +40,14 @@ def continue_adapter(lesson: Lesson) -> None:
 
 
 def continue_with_identifier(lesson: Lesson) -> None:
-    """The token gets a fixed meaningless vector of usual size, as DreamBooth's rare word has."""
+    """The token gets a fixed meaningless vector of usual size, as DreamBooth's rare word has; the
+    same in all layers.
+    """
     continue_adapter(lesson)
     with torch.no_grad():
         for key, vectors in lesson.vectors.items():
             draw = generator(lesson.settings.seed, "identifier", lesson.task.token, key)
-            noise = torch.randn(vectors.shape, generator=draw).to(vectors)
+            noise = torch.randn(vectors.shape[-2:], generator=draw).to(vectors)
             vectors.copy_(noise * vectors.std())
 
 

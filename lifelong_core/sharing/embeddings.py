@@ -11,30 +11,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..backbone.context_layers import family_context_layers
 from ..backbone.families import family_named
 from ..concepts import Concept
 from ..errors import FileError, LifelongError
+from ..prompts.vectors import check_vectors
 from ..state import LifelongState
 from .lora import BUNDLE, SINGLE
+from .metadata import LAYERS
 
 CONCEPTS = "lifelong.concepts"
 """JSON list of the tokens, oldest concept first."""
 
 EMBEDDING = "lifelong.embedding."
-"""Before a token: JSON of its `noun` and, unless they are bundled as tensors, per text encoder its
-vectors [m, width] as `shape` and `data`, base64 of 32-bit floats, lowest byte first."""
+"""Before a token: JSON of its `noun` and, per text encoder, its vectors [m, width] as `shape` and
+`data`, base64 of 32-bit floats, lowest byte first. Vectors that are bundled as tensors are left
+out. Layer-wise ones, [L, m, width], always stand here: what is bundled then is their mean."""
 
 NOUN = "noun"
 Vectors = dict[str, Tensor]
 
 
 def concept_metadata(state: LifelongState, *, vectors: bool) -> dict[str, str]:
-    """The state's concepts as metadata, with or without their vectors. Equal concepts give equal
-    text."""
+    """The state's concepts as metadata, with their vectors or only with layer-wise ones. Equal
+    concepts give equal text."""
     found = {CONCEPTS: json.dumps([concept.token for concept in state.concepts])}
+    layers = max((concept.layers for concept in state.concepts), default=0)
+    if layers:
+        found[LAYERS] = str(layers)
     for concept in state.concepts:
         entry: dict[str, Any] = {NOUN: concept.noun}
-        if vectors:
+        if vectors or concept.layers:
             entry |= {encoder: _to_json(value) for encoder, value in concept.vectors.items()}
         found[EMBEDDING + concept.token] = json.dumps(entry, sort_keys=True)
     return found
@@ -42,7 +49,8 @@ def concept_metadata(state: LifelongState, *, vectors: bool) -> dict[str, str]:
 
 def concept_part(metadata: Mapping[str, str]) -> dict[str, str]:
     """What of a file's metadata `concept_metadata` wrote."""
-    return {k: v for k, v in metadata.items() if k == CONCEPTS or k.startswith(EMBEDDING)}
+    own = (CONCEPTS, LAYERS)
+    return {k: v for k, v in metadata.items() if k in own or k.startswith(EMBEDDING)}
 
 
 def read_concepts(
@@ -84,12 +92,13 @@ def _bundled(tensors: Mapping[str, Tensor], family: str) -> dict[str, Vectors]:
 
 
 def _check(concept: Concept, family: str) -> None:
-    expected = {config.key: config.width for config in family_named(family).text}
-    found = {key: value.shape[-1] for key, value in concept.vectors.items() if value.dim() == 2}
-    if found != expected:
+    widths = {config.key: config.width for config in family_named(family).text}
+    if concept.vectors.keys() != widths.keys():
+        found = ", ".join(concept.vectors) or "no encoder"
         raise FileError(
-            f"{concept.token} has vectors of width {found}, but {family} models need {expected}"
+            f"{concept.token} has vectors for {found}; {family} models need {', '.join(widths)}"
         )
+    check_vectors(concept.token, concept.vectors, widths, len(family_context_layers(family)))
     if not all(bool(value.isfinite().all()) for value in concept.vectors.values()):
         raise FileError(f"{concept.token} has values that are not finite")
 

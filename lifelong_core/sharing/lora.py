@@ -65,7 +65,7 @@ def require_spectrum(spectrum: Spectrum | None) -> Spectrum:
 
 
 def embedding_state_dict(concept: Concept, family: str) -> dict[str, Tensor]:
-    """A concept's vectors [m, width] as in an embedding file.
+    """A concept's vectors [m, width] as in an embedding file; of layer-wise ones the mean.
 
     Models with one text encoder: `emb_params`; SDXL: `clip_l` and `clip_g`.
 
@@ -77,13 +77,15 @@ def embedding_state_dict(concept: Concept, family: str) -> dict[str, Tensor]:
             f"Concept {concept.token!r} has vectors for {', '.join(concept.vectors) or 'nothing'}; "
             f"a {family} model needs {', '.join(encoders)}."
         )
+    vectors = concept.single().vectors
     if len(encoders) == 1:
-        return {EMBEDDING: concept.vectors[encoders[0]].clone()}
-    return {encoder: concept.vectors[encoder].clone() for encoder in encoders}
+        return {EMBEDDING: vectors[encoders[0]].clone()}
+    return {encoder: vectors[encoder].clone() for encoder in encoders}
 
 
 def bundled_state_dict(state: LifelongState) -> dict[str, Tensor]:
-    """All concepts' vectors under `bundle_emb.<token>.…`, to lie in the LoRA file itself.
+    """All concepts' vectors under `bundle_emb.<token>.…`, to lie in the LoRA file itself; of
+    layer-wise ones the mean.
 
     A1111, Forge and OneTrainer read them by name from there.
     """

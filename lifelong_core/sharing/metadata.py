@@ -22,7 +22,10 @@ from ..files import CHECKSUM, FORMAT, VERSION, content_hash
 from ..state import LifelongState
 
 LORA_FORMAT = "lifelong_lora"
-LORA_VERSION = 1
+LORA_VERSION = 2
+"""Of files with layer-wise concepts, which earlier software cannot read; others have version 1."""
+LAYERS = "lifelong.layers"
+"""In files with layer-wise concepts: the number of cross-attention layers that have vectors."""
 FAMILY = "lifelong.family"
 FINGERPRINT = "lifelong.base_fingerprint"
 KEPT_ENERGY = "lifelong.kept_energy"
@@ -84,7 +87,7 @@ def lora_metadata(
     spec = _model_spec(state, stem, info, digest) | _optional({"modelspec.thumbnail": thumbnail})
     own = {
         FORMAT: LORA_FORMAT,
-        VERSION: str(LORA_VERSION),
+        VERSION: str(LORA_VERSION if LAYERS in concepts else 1),
         CHECKSUM: content_hash(tensors, concepts),
         FAMILY: state.family,
         FINGERPRINT: state.base_fingerprint,

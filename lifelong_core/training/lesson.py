@@ -69,13 +69,14 @@ def prepare_lesson(
 ) -> Lesson:
     """A lesson with a fresh adapter, put into its starting position by `start`.
 
-    Every vector of the token starts as the mean of the noun's token vectors.
+    Every vector of the token, in all layers, starts as the mean of the noun's token vectors.
     """
     adapter = build_adapter(settings.adapter, backbone, seed=settings.seed)
     noun = backbone.text.noun_vector(task.noun)
+    layers = (backbone.text.layers,) if settings.layerwise_tokens else ()
     vectors = {
         key: nn.Parameter(
-            value.to(backbone.device).repeat(settings.token_count, 1),
+            value.to(backbone.device).repeat(*layers, settings.token_count, 1),
             requires_grad=settings.token_learning_rate > 0.0,
         )
         for key, value in noun.items()

@@ -10,6 +10,7 @@ import torch
 
 from lifelong_core.adapters import AdapterSpec
 from lifelong_core.backbone import Backbone
+from lifelong_core.backbone.context_layers import family_context_layers
 from lifelong_core.concepts import ConceptTask
 from lifelong_core.consolidation import ConsolidationSettings, consolidate, constrained
 from lifelong_core.consolidation.constrained import (
@@ -91,6 +92,27 @@ def test_the_phase_merges_all_lessons(
     report = merged.records[-1].metrics["consolidation"]["constrained merge"]
     assert report["constraints"] == 12
     assert report["missed"] < 1e-6
+
+
+def test_layer_wise_tokens_are_met_in_every_layer(
+    backbone: Backbone, state_after: StateAfter, task_of: Callable[[int], ConceptTask]
+) -> None:
+    state = state_after(2, FULL)
+    record = state.records[0]
+    draw = torch.Generator().manual_seed(3)
+    vectors = {"clip_l": torch.randn(10, 1, 128, generator=draw) * 0.02}
+    concept = replace(record.concept, vectors=vectors)
+    state = replace(state, records=(replace(record, concept=concept), state.records[1]))
+    merged = consolidate(
+        backbone, task_of(2), state, phases=[ConstrainedMerge()], settings=ConsolidationSettings()
+    )
+    encoded = backbone.text.encode([concept.phrase], state.vectors)
+    own = record.adapter
+    for number, name in enumerate(family_context_layers("demo")):
+        states = encoded.at_layer(number)[0, 1:4]
+        key = f"unet.{name}.to_k.delta"
+        wanted = states @ own[key].float().mT
+        torch.testing.assert_close(states @ merged.adapter[key].mT, wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_one_lesson_is_left_alone_and_other_kinds_are_refused(

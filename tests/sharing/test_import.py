@@ -213,7 +213,7 @@ def test_values_that_are_not_finite(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"lifelong.version": "2"}, "version 2"),
+        ({"lifelong.version": "3"}, "version 3"),
         ({"lifelong.version": ""}, "version none"),
         ({"lifelong.checksum": "0"}, "checksum"),
         ({"lifelong.family": "flux"}, "flux"),
