@@ -1,6 +1,6 @@
-"""One adapter out of several: the mean of their changes, exactly, and its best low-rank form.
+"""One adapter out of several: a weighted sum of their changes, exactly, and its best low-rank form.
 
-"LoRA-M": ΔW = Σ_i w_i ΔW_i with equal weights 1 / g (Zhong et al. 2024 scale the sum instead).
+ΔW = Σ_i w_i ΔW_i. "LoRA-M": equal weights 1 / g (Zhong et al. 2024 scale the sum instead).
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ def merge_adapters(
     adapters: Sequence[Weights],
     shapes: Mapping[str, Shape],
     *,
+    weights: Sequence[float] | None = None,
     rank: int | None = None,
 ) -> Merged:
-    """The mean of the changes of `adapters`, all of `spec`; `shapes`: (out, in) of layers.
+    """The sum of the changes of `adapters`, all of `spec`, each times its weight.
+
+    weights: one per adapter; by default their mean is taken. shapes: (out, in) of layers.
 
     Low-rank kinds: a LoRA whose factors are those of all adapters one after another, so that its
-    rank is the sum of theirs and nothing is lost. Full matrices: their mean, of the same kind.
-    rank: cut the mean down to a LoRA of this rank, the nearest one in Frobenius norm.
+    rank is the sum of theirs and nothing is lost. Full matrices: their sum, of the same kind.
+    rank: cut the sum down to a LoRA of this rank, the nearest one in Frobenius norm.
 
     Raises InputError without adapters, for a rank out of range, and when the sum of the ranks is
     more than an adapter can have.
@@ -52,13 +55,17 @@ def merge_adapters(
         raise InputError("There is no adapter to merge; learn a concept first.")
     if rank is not None and not 1 <= rank <= MAX_RANK:
         raise InputError(f"Rank {rank} is out of range; use 1 to {MAX_RANK}.")
+    shares = [1.0 / len(adapters)] * len(adapters) if weights is None else list(weights)
     if spec.kind == "key_value" and rank is None:
-        mean = {
-            key: torch.stack([own[key].float() for own in adapters]).mean(0) for key in adapters[0]
+        full = {
+            key: torch.stack(
+                [share * own[key].float() for share, own in zip(shares, adapters, strict=True)]
+            ).sum(0)
+            for key in adapters[0]
         }
-        return Merged(spec, mean, 1.0)
-    each = [low_rank_factors(spec, weights, shapes) for weights in adapters]
-    joined = {layer: _joined([own[layer] for own in each]) for layer in each[0]}
+        return Merged(spec, full, 1.0)
+    each = [low_rank_factors(spec, own, shapes) for own in adapters]
+    joined = {layer: _joined([own[layer] for own in each], shares) for layer in each[0]}
     if rank is None:
         size = spec.rank * len(adapters)
         if size > MAX_RANK:
@@ -107,6 +114,28 @@ def merged_state(state: LifelongState, *, rank: int | None = None) -> tuple[Life
     return drawing_only(state, merged.spec, merged.adapter), merged.kept_energy
 
 
+def weighted_state(state: LifelongState, weights: Sequence[float]) -> LifelongState:
+    """`state` with Σ_i w_i ΔW_i of its lessons' own adapters; for drawing only.
+
+    weights: one per lesson. Adapters of weight 0 are left out. If only one is left, of weight 1, it
+    is taken bit for bit; if none is, an adapter of zeros, with which the base model draws bit for
+    bit what it draws alone.
+
+    Raises StateError when the state has not kept every lesson's adapter, InputError as
+    `merge_adapters` does.
+    """
+    adapters, spec = kept_adapters(state), state.adapter_spec
+    active = [(own, share) for own, share in zip(adapters, weights, strict=True) if share]
+    if not active:
+        nothing = {key: torch.zeros_like(value) for key, value in state.adapter.items()}
+        return drawing_only(state, spec, nothing)
+    chosen, shares = zip(*active, strict=True)
+    if shares == (1.0,):
+        return drawing_only(state, spec, chosen[0])
+    merged = merge_adapters(spec, chosen, layers(state.family), weights=shares)
+    return drawing_only(state, merged.spec, merged.adapter)
+
+
 def kept_adapters(state: LifelongState) -> list[Weights]:
     """The adapter of each lesson, oldest first. Raises StateError when one is missing."""
     for record in state.records:
@@ -124,13 +153,10 @@ def drawing_only(state: LifelongState, spec: AdapterSpec, adapter: Weights) -> L
     return replace(state, adapter_spec=spec, adapter=adapter, records=records, extras={})
 
 
-def _joined(parts: Sequence[Factors]) -> tuple[Tensor, Tensor]:
-    """down [Σk, in] and up [out, Σk], whose product is the mean of the changes."""
-    share = 1.0 / len(parts)
-    return (
-        torch.cat([part.down for part in parts]),
-        torch.cat([share * part.scale * part.up for part in parts], dim=1),
-    )
+def _joined(parts: Sequence[Factors], shares: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """down [Σk, in] and up [out, Σk], whose product is the weighted sum of the changes."""
+    ups = [share * part.scale * part.up for share, part in zip(shares, parts, strict=True)]
+    return torch.cat([part.down for part in parts]), torch.cat(ups, dim=1)
 
 
 def _lora(spec: AdapterSpec, rank: int) -> AdapterSpec:

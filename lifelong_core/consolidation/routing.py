@@ -7,12 +7,9 @@ all methods that keep one adapter per concept.
 
 from __future__ import annotations
 
-import torch
-
 from ..concepts import mentions
-from ..sharing.naming import layers
 from ..state import LifelongState
-from .merge import drawing_only, kept_adapters, merge_adapters
+from .merge import weighted_state
 
 
 def routed_tokens(state: LifelongState, prompt: str) -> tuple[str, ...]:
@@ -28,18 +25,6 @@ def route(state: LifelongState, prompt: str) -> LifelongState:
 
     Raises StateError when the state has not kept every lesson's adapter.
     """
-    adapters = kept_adapters(state)
     tokens = routed_tokens(state, prompt)
-    chosen = [
-        adapter
-        for record, adapter in zip(state.records, adapters, strict=True)
-        if record.concept.token in tokens
-    ]
-    spec = state.adapter_spec
-    if not chosen:
-        nothing = {key: torch.zeros_like(value) for key, value in state.adapter.items()}
-        return drawing_only(state, spec, nothing)
-    if len(chosen) == 1:
-        return drawing_only(state, spec, chosen[0])
-    merged = merge_adapters(spec, chosen, layers(state.family))
-    return drawing_only(state, merged.spec, merged.adapter)
+    share = 1.0 / max(len(tokens), 1)
+    return weighted_state(state, [share * (c.token in tokens) for c in state.concepts])
