@@ -74,7 +74,7 @@ def _with_patches(
     """A copy of the options in which `see` gets q, k and ComfyUI's extras of the slots first."""
     replaced = dict(transformer_options.get("patches_replace", {}))
     before = replaced.get("attn2", {})
-    ours = {slot: partial(_attend, see, _patch_at(before, slot)) for slot in slots}
+    ours = {slot: partial(_attend, see, patch_at(before, slot)) for slot in slots}
     return {**transformer_options, "patches_replace": {**replaced, "attn2": {**before, **ours}}}
 
 
@@ -95,6 +95,6 @@ def _attend(
     )
 
 
-def _patch_at(patches: Mapping[Any, Any], slot: Slot) -> Callable[..., Tensor] | None:
+def patch_at(patches: Mapping[Any, Any], slot: Slot) -> Callable[..., Tensor] | None:
     """What ComfyUI would call at this layer: the patch of the layer, else that of its block."""
     return patches.get(slot, patches.get(slot[:2]))
