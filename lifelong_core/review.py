@@ -96,11 +96,11 @@ def kept_lessons(state: LifelongState, most: int) -> list[int]:
 def weight_drift(state: LifelongState, lessons: Sequence[int]) -> Cells:
     """‖ΔW_j - ΔW_i‖ / ‖ΔW_i‖ of the model's changes after lessons i < j.
 
-    Lessons that had changed no weight have no entry, and there is none at all where every prompt is
-    drawn with another adapter. Raises what `state_after` raises.
+    Lessons that had changed no weight have no entry, and there is none at all where not one adapter
+    draws everything. Raises what `state_after` raises.
     """
     method = newest_method(state)
-    if method is not None and method.by_prompt:
+    if method is not None and not method.one_adapter:
         return {}
     changes = {}
     for lesson in lessons:
@@ -133,11 +133,18 @@ def look_back(
     lessons: from 1; the newest is always looked at as well. size: side of the pictures; by default
     the family's. What `on_progress` raises cancels; `backbone` is as it was in every case.
 
-    Raises StateError for a state without a lesson, of another base model, or without the adapters.
+    Raises StateError for a state without a lesson, of another base model, or without the adapters,
+    InputError for one whose method changes adapters between steps.
     """
     if not state.records:
         raise StateError("This state has no lesson to look back at; learn a concept first.")
     state.require_backbone(backbone)
+    method = newest_method(state)
+    if method is not None and method.sample_with is not None:
+        raise InputError(
+            f"A state of {method.title} is drawn with other adapters at every step, so there is no "
+            "model to look back at. Use a state that was learned with another method."
+        )
     newest = len(state.records)
     chosen = sorted({*lessons, newest})
     states = {lesson: state_after(state, lesson) for lesson in chosen}

@@ -11,6 +11,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
+from .adapters.protocol import Adapter
 from .attention import AttentionGuidance, ConditionalBranch, Guide, Step
 from .backbone import Backbone, Conditioning, NoiseSchedule
 from .backbone.families import DOWNSCALE, LATENT_CHANNELS
@@ -21,6 +22,9 @@ from .seeding import generator
 
 StepCallback = Callable[[int, int], None]
 """Called after every denoising step with (steps done, steps in all), over all batches."""
+
+StepAdapters = Callable[[Step], Sequence[Adapter]]
+"""The adapters that answer at a step, at least one; none of them attached."""
 
 
 @torch.no_grad()
@@ -39,6 +43,7 @@ def generate(
     autocast: torch.dtype | None = None,
     attention: AttentionGuidance | None = None,
     start: PictureStart | None = None,
+    adapters: StepAdapters | None = None,
     on_progress: StepCallback | None = None,
 ) -> Tensor:
     """One picture per prompt: [B, 3, H, W] in [0, 1], or latents [B, 4, h, w]; fp32, on the CPU.
@@ -48,7 +53,8 @@ def generate(
     does not change it. `guidance` and `size` (height, width) default to the family's; `autocast`
     is the dtype for mixed precision. `attention` makes several concepts appear side by side; with
     weights of 0 it changes no bit. With `start` pictures are made from pictures, of their size.
-    Raises InputError for settings that cannot be used.
+    `adapters` answer in place of an attached one; where a step has several, the mean of their
+    guided outputs counts. Raises InputError for settings that cannot be used.
     """
     family = backbone.family
     usual = start.size if start else (family.default_size, family.default_size)
@@ -56,11 +62,13 @@ def generate(
     _check(steps, batch_size, height, width)
     if start:
         start.check(len(prompts), (height, width))
+    if attention and adapters:
+        raise InputError("Attention guidance needs one adapter that is attached for all steps.")
     scale = family.guidance if guidance is None else guidance
     places = attention.places(backbone.text, prompts, vectors or {}) if attention else []
     encoded = backbone.text.encode(prompts, vectors)
     unconditional = backbone.text.encode([negative], vectors)
-    sampler = _Sampler(backbone, unconditional, steps, scale, (height, width), autocast)
+    sampler = _Sampler(backbone, unconditional, steps, scale, (height, width), autocast, adapters)
     origins = start.encode(backbone, len(prompts)) if start else None
     total = steps * math.ceil(len(prompts) / batch_size)
     done = 0
@@ -107,6 +115,7 @@ class _Sampler:
     guidance: float
     size: tuple[int, int]
     autocast: torch.dtype | None
+    adapters: StepAdapters | None
 
     def run(
         self,
@@ -128,17 +137,30 @@ class _Sampler:
         sigmas = scheduler.sigmas[-self.steps - 1 :].tolist()
         latents = origin.begin(noise, sigmas[0]) if origin else noise
         for index, t in enumerate(scheduler.timesteps[-self.steps :]):
-            known = None
+            step, known = Step(index, self.steps), None
             if guide is not None:
                 branch = ConditionalBranch(self.backbone, conditioning, t, self.size, self.autocast)
-                guided = guide(latents, branch, Step(index, self.steps))
+                guided = guide(latents, branch, step)
                 latents, known = guided.latents, guided.output
-            output = self._predict(latents, t, inputs, known)
+            if self.adapters is None:
+                output = self._predict(latents, t, inputs, known)
+            else:
+                output = self._mean(self.adapters(step), latents, t, inputs)
             latents = scheduler.step(output, t, latents, return_dict=False)[0]
             if origin:
                 latents = origin.keep(latents, noise, sigmas[index + 1])
             on_step()
         return latents
+
+    def _mean(
+        self, adapters: Sequence[Adapter], latents: Tensor, t: Tensor, inputs: Conditioning
+    ) -> Tensor:
+        """The mean of the guided outputs with each adapter, [B, 4, h, w] fp32."""
+        outputs = []
+        for adapter in adapters:
+            with adapter.attached(self.backbone):
+                outputs.append(self._predict(latents, t, inputs, None))
+        return torch.stack(outputs).mean(0)
 
     def _predict(
         self, latents: Tensor, t: Tensor, inputs: Conditioning, known: Tensor | None

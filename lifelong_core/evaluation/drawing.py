@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from torch import Tensor
 from ..backbone import Backbone
 from ..drawing import knowing
 from ..files import atomic_write, load_tensors, save_tensors
-from ..sampling import generate
+from ..methods import step_adapters
+from ..prompts import ConceptVectors
+from ..sampling import StepAdapters, generate
 from ..seeding import derive_seed
 from ..sharing.preview import to_picture
 from ..state import LifelongState
@@ -47,16 +49,29 @@ def pictures_of(
 
 
 def draw(backbone: Backbone, state: LifelongState | None, pictures: Pictures) -> Tensor:
-    """[P, 3, H, W] in [0, 1] by the state's model, or by the base model."""
+    """[P, 3, H, W] in [0, 1] by the base model, or by a state of `methods.drawing_state`."""
+    adapters = None if state is None else step_adapters(state, backbone)
+    if state is not None and adapters is not None:
+        return _generate(backbone, pictures, state.vectors_on(backbone.device), adapters)
     with knowing(backbone, state) as vectors:
-        return generate(
-            backbone,
-            pictures.prompts,
-            seed=pictures.seed,
-            steps=pictures.steps,
-            vectors=vectors,
-            batch_size=BATCH.get(backbone.device.type, BATCH["cpu"]),
-        )
+        return _generate(backbone, pictures, vectors)
+
+
+def _generate(
+    backbone: Backbone,
+    pictures: Pictures,
+    vectors: Mapping[str, ConceptVectors],
+    adapters: StepAdapters | None = None,
+) -> Tensor:
+    return generate(
+        backbone,
+        pictures.prompts,
+        seed=pictures.seed,
+        steps=pictures.steps,
+        vectors=vectors,
+        batch_size=BATCH.get(backbone.device.type, BATCH["cpu"]),
+        adapters=adapters,
+    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from .learning import (
 )
 from .records import check_consolidates, check_follows
 from .replaying import check_memory
-from .table import METHODS, Method, any_prompt_state, drawing_state, newest_method
+from .table import METHODS, Method, any_prompt_state, drawing_state, newest_method, step_adapters
 
 __all__ = [
     "CODE_VERSION",
@@ -28,5 +28,6 @@ __all__ = [
     "lesson_key",
     "lesson_settings",
     "newest_method",
+    "step_adapters",
     "teach",
 ]

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from ..backbone import Backbone
 from ..consolidation import Phase
+from ..consolidation.composite import composite, switch
 from ..consolidation.constrained import ConstrainedMerge
 from ..consolidation.distill import DistillPhase
+from ..consolidation.elastic_weights import elastic_state
 from ..consolidation.fisher import UpdateFisher
 from ..consolidation.shift_embeddings import ShiftEmbeddings
 from ..errors import InputError
@@ -19,6 +22,7 @@ from ..lesson import LessonSettings
 from ..memory import RAINBOW, RANDOM
 from ..objectives import Term
 from ..prompts import TextStack
+from ..sampling import StepAdapters
 from ..state import LifelongState
 from ..training.lesson import Lesson
 from .elastic import hold_directions, hold_weights
@@ -71,6 +75,8 @@ class Method:
         it, with all concepts; only for drawing and exporting where it is another one. See
         `drawing_state`.
     by_prompt: whether `draw_with` gives other prompts other adapters.
+    sample_with: for methods that draw with several adapters, the state that `draw_with` gives ->
+        the adapters of each step. See `step_adapters`.
     records: what lessons put into their records, as `start` has it; see `check_follows`.
     replays: how the pictures of earlier concepts that its lessons replay are chosen, a name of
         `memory.SELECTIONS`; None for methods that replay none.
@@ -84,8 +90,14 @@ class Method:
     settings: Callable[[LessonSettings], LessonSettings] = as_given
     draw_with: Callable[[LifelongState, str, TextStack], LifelongState] = as_it_is
     by_prompt: bool = False
+    sample_with: Callable[[LifelongState, Backbone], StepAdapters] | None = None
     records: Records = Records.WHOLE
     replays: str | None = None
+
+    @property
+    def one_adapter(self) -> bool:
+        """Whether one adapter draws all prompts, at every step."""
+        return not self.by_prompt and self.sample_with is None
 
     @property
     def needs_records(self) -> bool:
@@ -305,6 +317,31 @@ METHODS: dict[str, Method] = {
         draw_with=draw_merged,
         records=Records.OWN,
     ),
+    "lora_elastic": Method(
+        title="LoRA, elastic weights",
+        reference="Dong et al. 2024, eq. 3, without eq. 2",
+        start=start_afresh,
+        terms=(denoise_concept, preserve_prior),
+        draw_with=elastic_state,
+        by_prompt=True,
+        records=Records.OWN,
+    ),
+    "lora_composite": Method(
+        title="LoRA-C",
+        reference="Zhong et al. 2024 (LoRA composite)",
+        start=start_afresh,
+        terms=(denoise_concept, preserve_prior),
+        sample_with=composite,
+        records=Records.OWN,
+    ),
+    "lora_switch": Method(
+        title="LoRA-S",
+        reference="Zhong et al. 2024 (LoRA switch)",
+        start=start_afresh,
+        terms=(denoise_concept, preserve_prior),
+        sample_with=switch,
+        records=Records.OWN,
+    ),
     "hard_routing": Method(
         title="Hard routing by token (upper bound)",
         reference="Dong et al. 2024, eq. 3, with weights 0 and 1",
@@ -327,16 +364,28 @@ def drawing_state(state: LifelongState, prompt: str, text: TextStack) -> Lifelon
     return state if method is None else method.draw_with(state, prompt, text)
 
 
+def step_adapters(state: LifelongState, backbone: Backbone) -> StepAdapters | None:
+    """The adapters to draw a state of `drawing_state` with, in place of its own; None for that one.
+
+    Raises what the method's `sample_with` raises.
+    """
+    method = newest_method(state)
+    if method is None or method.sample_with is None:
+        return None
+    return method.sample_with(state, backbone)
+
+
 def any_prompt_state(state: LifelongState) -> LifelongState:
     """The state to draw every prompt with.
 
-    Raises InputError when the method of the newest lesson gives every prompt another adapter, and
+    Raises InputError when the method of the newest lesson draws with more than one adapter, and
     what the method's `draw_with` raises.
     """
     method = newest_method(state)
-    if method is not None and method.by_prompt:
+    if method is not None and not method.one_adapter:
+        when = "prompt" if method.by_prompt else "step"
         raise InputError(
-            f"This state was learned with {state.records[-1].settings['method']!r}: every prompt "
+            f"This state was learned with {state.records[-1].settings['method']!r}: every {when} "
             "is drawn with another adapter, which one LoRA or MODEL cannot hold. Use a state that "
             "was learned with another method."
         )

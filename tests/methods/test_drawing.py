@@ -59,8 +59,8 @@ def test_other_prompts_have_other_adapters_where_the_table_says_so(
         for token in TOKENS
     )
     assert same(one, other) != METHODS[method].by_prompt
-    if METHODS[method].by_prompt:
-        with pytest.raises(InputError, match=f"{method}.*every prompt"):
+    if not METHODS[method].one_adapter:
+        with pytest.raises(InputError, match=f"{method}.*every (prompt|step)"):
             any_prompt_state(state)
     else:
         assert same(any_prompt_state(state).adapter, one)
