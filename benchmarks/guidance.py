@@ -23,19 +23,13 @@ from benchmarks.guidance_groups import Group, base_pairs, toy_pairs, toy_triples
 from benchmarks.guidance_judging import judge_ceiling
 from benchmarks.guidance_table import BASE, CellKey, Values, sheet, summarised
 from benchmarks.record import RESULTS, Recorder
+from benchmarks.taught import taught_state
 from lifelong_core.attention import AttentionGuidance, GuidanceSettings, map_layers
 from lifelong_core.backbone import Backbone, load_backbone
-from lifelong_core.consolidation import consolidation_defaults
 from lifelong_core.errors import InputError
 from lifelong_core.evaluation.extractors import WORLD, extractor_named
-from lifelong_core.evaluation.protocol import Protocol
-from lifelong_core.evaluation.reference import Bench
-from lifelong_core.evaluation.run import Run
-from lifelong_core.evaluation.stream import stream_named
-from lifelong_core.evaluation.ways import way_named
 from lifelong_core.launch.console import say
 from lifelong_core.launch.paths import CACHE
-from lifelong_core.lesson import defaults_for
 from lifelong_core.sampling import generate
 from lifelong_core.state import LifelongState, load_state
 from lifelong_core.world.judge import load_judge
@@ -162,27 +156,10 @@ def _states(options: argparse.Namespace, backbone: Backbone) -> dict[str, Lifelo
     """Name -> state with all toys. Taught unless a run of the bench, or of this, did before."""
     if options.state:
         return {options.state.name.split(".")[0]: load_state(options.state)}
-    seed = options.stream_seed
-    stream = stream_named("toys5", seed, size=backbone.family.default_size)
-    usual = replace(defaults_for(backbone.family.name), seed=seed)
-    after = replace(
-        consolidation_defaults(backbone.family.name), precision=usual.precision, seed=seed
-    )
-    bench = Bench(backbone, (extractor_named(WORLD),), Protocol(), options.work)
-    states = {}
-    for name in options.adapters.split(","):
-        run = Run(bench, stream, way_named(name.strip()), usual, after)
-        if run.state_path.exists():
-            states[name] = load_state(run.state_path)
-            continue
-        say(f"Teaching {name} the five toys.")
-        tasks = [subject.task for subject in stream.subjects]
-        state: LifelongState | None = None
-        for number in range(len(tasks) if run.way.at_once else 1, len(tasks) + 1):
-            state = run.way.lesson(run.room, tasks[:number], state)
-        assert state is not None
-        states[name] = state
-    return states
+    return {
+        name: taught_state(backbone, "toys5", options.stream_seed, name, options.work)
+        for name in options.adapters.split(",")
+    }
 
 
 def _jobs(

@@ -1,0 +1,101 @@
+"""Drawing from photos in several ways, from the same noise, and judging what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from benchmarks.versatile_cases import Case, EditCase, StyleCase
+from lifelong_core.backbone import Backbone
+from lifelong_core.drawing import knowing
+from lifelong_core.methods import drawing_state
+from lifelong_core.picture_start import PictureStart
+from lifelong_core.sampling import generate
+from lifelong_core.seeding import derive_seed
+from lifelong_core.state import LifelongState
+from lifelong_core.world.judge import Judge
+
+OURS, SAME_ADAPTER, PLAIN = "ours", "same_adapter", "plain"
+OUTSIDE = "edit_outside_change"
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What all pictures share. pictures: made of every photo. seed: of the stream."""
+
+    backbone: Backbone
+    judge: Judge
+    state: LifelongState
+    pictures: int
+    steps: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One way's pictures [P, 3, H, W] of one case, and the share of yes to every question."""
+
+    way: str
+    case: Case
+    pictures: Tensor
+    values: Mapping[str, float]
+
+
+def style_shots(studio: Studio, case: StyleCase, strength: float) -> list[Shot]:
+    """One photo drawn with the style's word, with its adapter but without the word, and by the
+    base model."""
+    start = PictureStart(case.photo[None], strength)
+    asked = drawing_state(studio.state, case.prompt, studio.backbone.text)
+    ways = {
+        OURS: (asked, case.prompt),
+        SAME_ADAPTER: (asked, case.plain),
+        PLAIN: (None, case.plain),
+    }
+    return [_shot(studio, way, case, *given, start) for way, given in ways.items()]
+
+
+def edit_shots(studio: Studio, case: EditCase, strength: float) -> list[Shot]:
+    """One photo with the concept painted into the mask, and drawn anew as a whole."""
+    asked = drawing_state(studio.state, case.prompt, studio.backbone.text)
+    photo = case.photo[None]
+    return [
+        _shot(studio, OURS, case, asked, case.prompt, PictureStart(photo, strength, case.mask)),
+        _shot(studio, PLAIN, case, asked, case.prompt, PictureStart(photo, strength)),
+    ]
+
+
+def _shot(
+    studio: Studio,
+    way: str,
+    case: Case,
+    state: LifelongState | None,
+    prompt: str,
+    start: PictureStart,
+) -> Shot:
+    prompts = [prompt] * studio.pictures
+    with knowing(studio.backbone, state) as vectors:
+        latents = generate(
+            studio.backbone,
+            prompts,
+            seed=derive_seed(studio.seed, "versatile", case.prompt),
+            steps=studio.steps,
+            vectors=vectors,
+            start=start,
+            as_latents=True,
+        )
+    pictures = studio.backbone.codec.decode(latents.to(studio.backbone.device)).cpu()
+    answers = case.answers(studio.judge, pictures)
+    values = {name: sum(one[name] for one in answers) / len(answers) for name in answers[0]}
+    if isinstance(case, EditCase):
+        values[OUTSIDE] = outside_change(studio.backbone, case, latents)
+    return Shot(way, case, pictures, values)
+
+
+def outside_change(backbone: Backbone, case: EditCase, latents: Tensor) -> float:
+    """The largest difference to the photo's latents where the mask covers nothing of a latent."""
+    origin = PictureStart(case.photo[None], 1.0, case.mask).encode(backbone, len(latents))
+    assert origin.mask is not None
+    change = (latents - origin.latents.cpu()).abs()
+    return float(change.masked_fill(origin.mask.cpu() > 0, 0).max())
