@@ -59,7 +59,7 @@ def generate(
     family = backbone.family
     usual = start.size if start else (family.default_size, family.default_size)
     height, width = size or usual
-    _check(steps, batch_size, height, width)
+    check_sampling(steps, batch_size, height, width)
     if start:
         start.check(len(prompts), (height, width))
     if attention and adapters:
@@ -93,7 +93,8 @@ def generate(
     return torch.cat(finished)
 
 
-def _check(steps: int, batch_size: int, height: int, width: int) -> None:
+def check_sampling(steps: int, batch_size: int, height: int, width: int) -> None:
+    """Raise InputError unless there is something to draw, in a size that latents have."""
     if steps < 1 or batch_size < 1:
         raise InputError(
             f"Steps and batch size must be at least 1; they are {steps} and {batch_size}."
@@ -178,7 +179,7 @@ class _Sampler:
         return without + self.guidance * (known - without)
 
     def _output(self, latents: Tensor, t: Tensor, inputs: Conditioning) -> Tensor:
-        with _autocast(self.backbone, self.autocast):
+        with mixed_precision(self.backbone, self.autocast):
             timesteps = t.expand(len(latents))
             return self.backbone.predict(latents, timesteps, inputs, self.size).float()
 
@@ -195,7 +196,10 @@ def solver(schedule: NoiseSchedule) -> DPMSolverMultistepScheduler:
     )
 
 
-def _autocast(backbone: Backbone, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+def mixed_precision(
+    backbone: Backbone, dtype: torch.dtype | None
+) -> AbstractContextManager[object]:
+    """Autocast to `dtype` on the base model's device; nothing for None."""
     if dtype is None:
         return nullcontext()
     return torch.autocast(backbone.device.type, dtype=dtype)

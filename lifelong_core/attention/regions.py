@@ -159,7 +159,7 @@ def mix_attention(everywhere: Tensor, inside: Tensor, covered: Tensor) -> Tensor
     everywhere [B, N, C]; inside [U, B, N, C]: what each region's prompt gives; covered [U, N].
     Where regions overlap they are averaged, where they cover a part the rest is `everywhere`.
     """
-    shares = _shares(covered.to(everywhere))
+    shares = shares_of(covered.to(everywhere))
     mixed = torch.einsum("un,ubnc->bnc", shares, inside)
     return (1 - shares.sum(0))[:, None] * everywhere + mixed
 
@@ -173,11 +173,11 @@ def aggregate_noise(
     M = sum w_u: Eq 5 of CIDM inside the regions `covered` [U, h, w], and E outside, where Eq 5 as
     printed would leave alpha E. The weights of E and all E_u add up to 1 in every cell.
     """
-    shares = (1 - alpha) * _shares(covered.to(whole))
+    shares = (1 - alpha) * shares_of(covered.to(whole))
     mixed = torch.einsum("uhw,ubchw->bchw", shares, regional)
     return (1 - shares.sum(0)) * whole + mixed
 
 
-def _shares(covered: Tensor) -> Tensor:
+def shares_of(covered: Tensor) -> Tensor:
     """Weights [U, ...] of the regions in each place, together at most 1."""
     return covered / covered.sum(0).clamp(min=1)

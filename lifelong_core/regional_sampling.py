@@ -1,0 +1,88 @@
+"""Pictures whose regions show what prompts of their own ask for (CIDM, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .attention.regional import RegionalUnet
+from .attention.regions import ALPHA, Region, check_mixture, check_regions
+from .backbone import Backbone
+from .drawing import knowing
+from .regional_sampler import RegionalSampler, Report, draw_in_batches
+from .regional_slots import encode_slots, region_slots
+from .sampling import StepCallback, check_sampling, generate
+from .state import LifelongState
+
+ROWS = 32
+"""Most rows of one forward pass."""
+
+
+@torch.no_grad()
+def generate_regions(
+    backbone: Backbone,
+    state: LifelongState | Sequence[LifelongState | None] | None,
+    prompt: str,
+    regions: Sequence[Region],
+    *,
+    seed: int,
+    count: int = 1,
+    steps: int = 20,
+    guidance: float | None = None,
+    negative: str = "",
+    alpha: float = ALPHA,
+    softness: float = 0.0,
+    size: tuple[int, int] | None = None,
+    row_limit: int = ROWS,
+    as_latents: bool = False,
+    autocast: torch.dtype | None = None,
+    on_progress: StepCallback | None = None,
+) -> Tensor:
+    """`count` pictures of `prompt`, with a prompt of its own in every region.
+
+    state: one that knows all concepts, or one for each region. A region is drawn with the adapter
+    that its state's method chooses for its prompt. The rest is drawn with the one for `prompt`
+    without the concepts that regions name; with several states by the base model.
+
+    A step runs the model on U + 2 rows per picture: without prompt, with all regions, and with
+    each region alone. Their outputs are aggregated by the corrected Eq 5 with `alpha`; at 1 the
+    rows of single regions are left out. `softness` as in `cover`. At most `row_limit` rows share
+    a forward pass, which changes no picture. Everything else is as in `generate`, which this is
+    when there are no regions: [count, 3, H, W] in [0, 1], or latents.
+
+    Raises InputError for settings, regions or prompts that cannot be used, StateError for a state
+    of another base model or with adapters that cannot be kept inside a region.
+    """
+    family = backbone.family
+    size = size or (family.default_size, family.default_size)
+    check_sampling(steps, min(row_limit, count), *size)
+    check_mixture(alpha, softness)
+    scale = family.guidance if guidance is None else guidance
+    if not regions:
+        own = region_slots(backbone, state or None, prompt, regions)[0]
+        with knowing(backbone, own.state) as vectors:
+            return generate(
+                backbone, [prompt] * count, seed=seed, steps=steps, guidance=scale,
+                negative=negative, size=size, vectors=vectors, batch_size=-(-row_limit // 2),
+                as_latents=as_latents, autocast=autocast, on_progress=on_progress,
+            )  # fmt: skip
+    check_regions(regions, size)
+    slots = region_slots(backbone, state, prompt, regions)
+    unet = RegionalUnet(backbone, *encode_slots(backbone, slots, negative))
+    sampler = RegionalSampler(
+        unet, len(slots), steps, scale, size, alpha, softness, row_limit, autocast
+    )
+    masks = [region.mask.to(backbone.device) for region in regions]
+    report = Report(steps * -(-count // sampler.pictures), on_progress)
+    with unet.attached():
+        return draw_in_batches(
+            backbone,
+            lambda noise: sampler.run(noise, [masks] * len(noise), report),
+            seed=seed,
+            count=count,
+            batch=sampler.pictures,
+            size=size,
+            as_latents=as_latents,
+        )

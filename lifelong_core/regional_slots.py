@@ -1,0 +1,124 @@
+"""What draws each slot of a picture with regions: its adapter, and its prompt encoded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from .adapters import Adapter
+from .adapters.frozen import frozen_adapter
+from .attention.layout import Row
+from .attention.regions import Region
+from .backbone import Backbone, Conditioning
+from .concepts import mentions
+from .errors import InputError
+from .methods import drawing_state
+from .prompts import ConceptVectors
+from .state import LifelongState
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A prompt, the state whose adapter draws it (None: the base model), and its concepts."""
+
+    prompt: str
+    state: LifelongState | None
+    vectors: dict[str, ConceptVectors]
+
+
+def region_slots(
+    backbone: Backbone,
+    state: LifelongState | Sequence[LifelongState | None] | None,
+    prompt: str,
+    regions: Sequence[Region],
+) -> list[Slot]:
+    """The slots of the whole picture and of its regions; `state` as in `generate_regions`.
+
+    Raises InputError unless there is one state or one for each region, and StateError for states
+    of another base model or without the adapter that a prompt needs.
+    """
+    if state is None or isinstance(state, LifelongState):
+        named = [region.prompt for region in regions]
+        whole = (prompt, _without(prompt, _named(state, named)))
+        return [
+            routed_slot(backbone, state, *whole),
+            *(routed_slot(backbone, state, own, own) for own in named),
+        ]
+    if len(state) != len(regions):
+        raise InputError(
+            f"There are {len(state)} states for {len(regions)} regions; give one that knows all "
+            "concepts, or one for each region."
+        )
+    slots = [
+        routed_slot(backbone, own, region.prompt, region.prompt)
+        for own, region in zip(state, regions, strict=True)
+    ]
+    known = {token: vectors for slot in slots for token, vectors in slot.vectors.items()}
+    return [Slot(prompt, None, known), *slots]
+
+
+def routed_slot(backbone: Backbone, state: LifelongState | None, prompt: str, routing: str) -> Slot:
+    """A slot of `prompt`, drawn with what the state's method chooses for the text `routing`."""
+    if state is None:
+        return Slot(prompt, None, {})
+    state.require_backbone(backbone)
+    chosen = drawing_state(state, routing, backbone.text)
+    return Slot(prompt, chosen, chosen.vectors_on(backbone.device))
+
+
+def _named(state: LifelongState | None, prompts: Sequence[str]) -> list[str]:
+    """The state's concept tokens that any of the prompts names."""
+    concepts = state.concepts if state is not None else ()
+    return [one.token for one in concepts if any(mentions(text, one.token) for text in prompts)]
+
+
+def _without(prompt: str, tokens: Sequence[str]) -> str:
+    for token in tokens:
+        prompt = re.sub(rf"embedding:{re.escape(token)}(?![A-Za-z0-9_-])", "", prompt)
+    return prompt
+
+
+def encode_slots(
+    backbone: Backbone, slots: Sequence[Slot], negative: str
+) -> tuple[list[Adapter | None], Conditioning]:
+    """The slots' adapters, and 2 * (1 + U) encoded prompts: of every slot `negative` and its own.
+
+    Every slot's text encoders are those of its own adapter. Slots of one state share one adapter.
+    Raises InputError for a prompt with an unknown concept token.
+    """
+    made: dict[int, Adapter] = {}
+    adapters: list[Adapter | None] = []
+    encoded = []
+    for slot in slots:
+        adapter = None
+        if slot.state is not None:
+            adapter = made.get(id(slot.state)) or frozen_adapter(
+                slot.state.adapter_spec, backbone, slot.state.adapter
+            )
+            made[id(slot.state)] = adapter
+        with nullcontext() if adapter is None else adapter.attached(backbone):
+            encoded.append(backbone.text.encode([negative, slot.prompt], slot.vectors))
+        adapters.append(adapter)
+    return adapters, Conditioning.cat(encoded)
+
+
+def unconditional_row(slots: int, picture: int = 0) -> Row:
+    """Without a prompt anywhere, each region with its own adapter."""
+    return Row(tuple(2 * slot for slot in range(slots)), 0, picture)
+
+
+def whole_row(slots: int, picture: int = 0) -> Row:
+    """All regions with their prompts and adapters."""
+    return Row(tuple(2 * slot + 1 for slot in range(slots)), 1, picture)
+
+
+def region_row(slots: int, slot: int, picture: int = 0) -> Row:
+    """One region alone; the whole picture's prompt elsewhere."""
+    active = (0, slot)
+    return Row(
+        tuple(2 * one + 1 if one in active else None for one in range(slots)),
+        2 * slot + 1,
+        picture,
+    )
