@@ -17,12 +17,16 @@ from ..state import LifelongState
 def trained_percent(backbone: Backbone, state: LifelongState) -> float:
     """100 · (parameters that the newest lesson trained) / (parameters of the UNet).
 
-    The adapter counts unless its learning rate was 0, the token's vectors unless theirs was.
+    The adapter counts unless its learning rate was 0, without the parts that the method freezes;
+    the token's vectors unless their learning rate was 0.
     """
     record = state.records[-1]
+    method = METHODS.get(str(record.settings.get("method")))
+    frozen = tuple(f".{part}" for part in method.frozen) if method is not None else ()
     count = 0
     if record.settings["learning_rate"]:
-        count += _numbers(state.adapter.values())
+        trained = (value for key, value in state.adapter.items() if not key.endswith(frozen))
+        count += _numbers(trained)
     if record.settings["token_learning_rate"]:
         count += _numbers(record.concept.vectors.values())
     return 100.0 * count / _unet(backbone)

@@ -14,7 +14,7 @@ from ..consolidation import Phase
 from ..consolidation.composite import composite, switch
 from ..consolidation.constrained import ConstrainedMerge
 from ..consolidation.distill import DistillPhase
-from ..consolidation.elastic_weights import elastic_state
+from ..consolidation.elastic_weights import elastic_state, released_state
 from ..consolidation.fisher import UpdateFisher
 from ..consolidation.shift_embeddings import ShiftEmbeddings
 from ..errors import InputError
@@ -53,14 +53,23 @@ from .parts import (
     without_ecd,
     without_tame,
 )
+from .subspaces import (
+    keep_apart,
+    keep_apart_as_printed,
+    lora_only,
+    pull_to_one,
+    share_inputs,
+    start_in_own_rows,
+)
 
 
 class Records(Enum):
     """What the adapter that a lesson leaves in its record holds."""
 
     WHOLE = "all concepts up to then"
-    OWN = "its own concept, learned as if there were no other"
+    OWN = "its own concept, learned on the base model alone"
     ADDED = "its own concept, learned on top of all adapters before"
+    ROWS = "its own concept, in rows of one orthogonal basis that are its own"
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,7 @@ class Method:
     records: what lessons put into their records, as `start` has it; see `check_follows`.
     replays: how the pictures of earlier concepts that its lessons replay are chosen, a name of
         `memory.SELECTIONS`; None for methods that replay none.
+    frozen: the parts of every layer's adapter that lessons leave as `start` has put them.
     """
 
     title: str
@@ -93,6 +103,7 @@ class Method:
     sample_with: Callable[[LifelongState, Backbone], StepAdapters] | None = None
     records: Records = Records.WHOLE
     replays: str | None = None
+    frozen: tuple[str, ...] = ()
 
     @property
     def one_adapter(self) -> bool:
@@ -350,6 +361,65 @@ METHODS: dict[str, Method] = {
         draw_with=draw_routed,
         by_prompt=True,
         records=Records.OWN,
+    ),
+    "cidm": Method(
+        title="CIDM",
+        reference="Dong et al. 2024, eq. 2 with R1 and R2 corrected, eq. 3",
+        start=start_afresh,
+        terms=(denoise_concept, preserve_prior, keep_apart, share_inputs),
+        settings=lora_only,
+        draw_with=elastic_state,
+        by_prompt=True,
+        records=Records.OWN,
+    ),
+    "cidm_without_orthogonality": Method(
+        title="CIDM without R1",
+        reference="Dong et al. 2024, eq. 2 without R1, eq. 3",
+        start=start_afresh,
+        terms=(denoise_concept, preserve_prior, share_inputs),
+        settings=lora_only,
+        draw_with=elastic_state,
+        by_prompt=True,
+        records=Records.OWN,
+    ),
+    "cidm_without_shared": Method(
+        title="CIDM without R2",
+        reference="Dong et al. 2024, eq. 2 without R2, eq. 3",
+        start=start_afresh,
+        terms=(denoise_concept, preserve_prior, keep_apart),
+        settings=lora_only,
+        draw_with=elastic_state,
+        by_prompt=True,
+        records=Records.OWN,
+    ),
+    "cidm_merged": Method(
+        title="CIDM, equal merge",
+        reference="Dong et al. 2024, eq. 2, with equal weights for eq. 3",
+        start=start_afresh,
+        terms=(denoise_concept, preserve_prior, keep_apart, share_inputs),
+        settings=lora_only,
+        draw_with=draw_merged,
+        records=Records.OWN,
+    ),
+    "cidm_released": Method(
+        title="CIDM as released",
+        reference="Dong et al. 2024, released code: R1 as printed and a pull to 1, no R2",
+        start=start_afresh,
+        terms=(denoise_concept, preserve_prior, keep_apart_as_printed, pull_to_one),
+        settings=lora_only,
+        draw_with=released_state,
+        by_prompt=True,
+        records=Records.OWN,
+    ),
+    "orthogonal_adaptation": Method(
+        title="Orthogonal Adaptation",
+        reference="Po et al. 2024, section 4.2",
+        start=start_in_own_rows,
+        terms=(denoise_concept, preserve_prior),
+        settings=lora_only,
+        draw_with=draw_stacked,
+        records=Records.ROWS,
+        frozen=("down",),
     ),
 }
 

@@ -68,6 +68,8 @@ def size(adapter: Mapping[str, Tensor]) -> int:
         ("c_lora", LESSONS),
         ("lora_merge", LESSONS),
         ("hard_routing", LESSONS),
+        ("cidm", LESSONS),
+        ("orthogonal_adaptation", LESSONS),
     ],
 )
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.kind)
@@ -110,3 +112,10 @@ def test_the_newest_lesson_alone_is_trained(backbone: Backbone) -> None:
     assert numbers(backbone, trained_percent(backbone, state)) == pytest.approx(expected)
     fixed = state_of(backbone, "dreambooth_lora", rates={"token_learning_rate": 0.0})
     assert numbers(backbone, trained_percent(backbone, fixed)) == pytest.approx(size(state.adapter))
+
+
+def test_a_frozen_factor_is_not_trained(backbone: Backbone) -> None:
+    state = state_of(backbone, "orthogonal_adaptation")
+    ups = {key: value for key, value in state.adapter.items() if key.endswith(".up")}
+    expected = size(ups) + TOKEN
+    assert numbers(backbone, trained_percent(backbone, state)) == pytest.approx(expected)

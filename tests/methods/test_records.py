@@ -61,6 +61,10 @@ def learned(backbone: Backbone, *methods: str | None) -> LifelongState:
         ("hard_routing", "dsc"),
         ("custom_diffusion", "custom_diffusion_merge"),
         ("custom_diffusion_merge", "custom_diffusion_ewc"),
+        *((name, "cidm") for name in (*CUMULATIVE, "c_lora", "orthogonal_adaptation", None)),
+        *((name, "orthogonal_adaptation") for name in (*CUMULATIVE, "c_lora", "lora_merge", None)),
+        ("cidm", "lora"),
+        ("orthogonal_adaptation", "hard_routing"),
     ],
 )
 def test_methods_that_keep_other_adapters_are_refused_before_the_lesson(
@@ -96,6 +100,10 @@ def test_the_methods_that_can_be_chosen_are_named(backbone: Backbone, method: st
         ("c_lora", "c_lora"),
         ("lora_merge", "hard_routing"),
         ("hard_routing", "lora_merge"),
+        ("hard_routing", "cidm"),
+        ("cidm", "cidm_merged"),
+        ("cidm_released", "lora_merge"),
+        ("orthogonal_adaptation", "orthogonal_adaptation"),
     ],
 )
 def test_methods_of_the_same_records_can_follow_one_another(
@@ -126,7 +134,9 @@ def test_an_adapter_that_is_drawn_from_its_record_has_its_bits(
     assert all(same) if method != "lora" else not any(same)
 
 
-@pytest.mark.parametrize("method", ["c_lora", "lora_merge", "hard_routing"])
+@pytest.mark.parametrize(
+    "method", ["c_lora", "lora_merge", "hard_routing", "cidm", "orthogonal_adaptation"]
+)
 def test_adapters_of_single_lessons_are_not_consolidated(backbone: Backbone, method: str) -> None:
     with pytest.raises(StateError, match=f"'my_0' was learned with method '{method}'"):
         check_consolidates(learned(backbone, method))
