@@ -16,6 +16,7 @@ from ..sharing.preview import write_png
 from .forgetting import Matrix
 from .table import read_table
 from .values import Result, matrix
+from .ways import BETWEEN, NOTES
 
 COLUMNS = {
     "ia": ("IA ×100 ↑", 100.0),
@@ -137,7 +138,8 @@ def _about(record: Mapping[str, Any]) -> list[str]:
     best = summary["best_single_adapter"]
     if best:
         lines.append(f"Best single adapter: {best['name']}, kept gain {best['kept_gain'][0]:.3f}.")
-    return lines
+    notes = {name: NOTES.get(BETWEEN.split(name)[0]) for name in summary["methods"]}
+    return [*lines, *(f"{name}: {note}." for name, note in notes.items() if note)]
 
 
 def _orderings(summary: Mapping[str, Any]) -> list[list[str]]:

@@ -23,6 +23,8 @@ from ..lesson import LessonSettings, for_adapter
 from ..memory import MemorySettings
 from ..methods import METHODS, learn_joint, teach
 from ..methods.joint import METHOD as JOINT
+from ..methods.real_replay import METHOD as REPLAY_REAL
+from ..methods.real_replay import learn_with_real_replay
 from ..state import LifelongState
 from .changes import Changes, read_changes
 
@@ -90,11 +92,29 @@ def all_at_once(
     return learn_joint(room.backbone, tasks, settings=room.settings, workspace=room.workspace)
 
 
-OTHERS: dict[str, Lesson] = {JOINT: all_at_once}
+def with_earlier_pictures(
+    room: Room, tasks: Sequence[ConceptTask], state: LifelongState | None
+) -> LifelongState:
+    """The newest task and the pictures of all before it, from the state before."""
+    return learn_with_real_replay(
+        room.backbone, tasks, state=state, settings=room.settings, workspace=room.workspace
+    )
+
+
+OTHERS: dict[str, Lesson] = {JOINT: all_at_once, REPLAY_REAL: with_earlier_pictures}
+NOTES = {
+    JOINT: "one lesson on the pictures of all concepts at once; not lifelong learning",
+    REPLAY_REAL: "replay of real pictures; breaks the rule that no pictures are kept",
+}
+"""What a reader of a table must know about rows that are no methods of lifelong learning."""
 
 
 def way_named(name: str) -> Way:
-    """The way of a name. Raises InputError that names all methods, or all settings."""
+    """The way of a name.
+
+    Raises InputError that names all methods, or all settings, and for an adapter that the method
+    cannot have.
+    """
     method, *variations = BETWEEN.split(name)
     if method not in OTHERS and method not in METHODS:
         raise InputError(
@@ -103,6 +123,8 @@ def way_named(name: str) -> Way:
         )
     vera = VERA in variations
     changes = read_changes([text for text in variations if text != VERA])
+    if method in METHODS:
+        METHODS[method].settings(_lesson_settings(LessonSettings(), vera, changes))
     return Way(
         "+".join([method, *[VERA] * vera, *changes.names]),
         OTHERS[method] if method in OTHERS else one_after_another(method),

@@ -41,6 +41,11 @@ def test_a_plain_name_changes_nothing() -> None:
         ("ewc+consolidation.temperature=0.0001", "ewc+consolidation.temperature=0.0001"),
         ("ewc+ewc_weight=10+vera", "ewc+vera+ewc_weight=10"),
         ("dsc+consolidation.space=noise", "dsc+consolidation.space=noise"),
+        (
+            "cidm+shared_rank=4+orthogonality_weight=0.10",
+            "cidm+shared_rank=4+orthogonality_weight=0.1",
+        ),
+        ("replay_real+steps=400", "replay_real+steps=400"),
     ],
 )
 def test_equal_ways_have_one_name_that_reads_back(written: str, name: str) -> None:
@@ -70,6 +75,9 @@ def test_a_changed_rate_is_vera_s_own() -> None:
         ("l2dm+memory.selection=random", "no setting.*memory.candidates"),
         ("l2dm+memory.limit=4", "less than the 8 candidates"),
         ("ewc+steps=3+steps=4", "twice"),
+        ("cidm+vera", "kind vera does not have"),
+        ("orthogonal_adaptation+vera+steps=3", "kind vera does not have"),
+        ("cidm+shared_rank=0", "must lie between"),
     ],
 )
 def test_what_cannot_be_changed_is_refused(name: str, message: str) -> None:

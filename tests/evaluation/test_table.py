@@ -119,7 +119,10 @@ def test_a_table_grows_and_drops_runs_of_other_weights(
 
 def test_the_report_shows_tables_plots_and_sheets(tmp_path: Path) -> None:
     path = tmp_path / "toys5.json"
-    update_table(path, [result("lora", 2, 0.5), result("ewc", 2, 0.4)])
+    rows = ("lora", "ewc", "replay_real+steps=400")
+    update_table(
+        path, [result(name, 2, value) for name, value in zip(rows, (0.5, 0.4, 0.3), strict=True)]
+    )
     folder = tmp_path / "toys5"
     folder.mkdir()
     Image.new("RGB", (8, 8)).save(folder / "ewc-s2.jpg")
@@ -128,6 +131,8 @@ def test_the_report_shows_tables_plots_and_sheets(tmp_path: Path) -> None:
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert "| lora | 75 [70, 80] |" in text and "EWC is better than sequential LoRA" in text
     page = (folder / "index.html").read_text(encoding="utf-8")
+    for shown in (text, page):
+        assert "replay_real+steps=400: replay of real pictures; breaks the rule" in shown
     assert "ewc-s2.jpg" in page and "lora-s2.jpg" not in page
     assert all(file.name in page for file in files if file.suffix == ".png")
     with Image.open(folder / "matrix-lora.png") as image:
