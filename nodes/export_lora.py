@@ -18,6 +18,8 @@ from ..lifelong_core.state import LifelongState
 from .spectra import known_spectrum
 from .types import LifelongStateType
 
+MEAN = " (the mean of its layers' vectors; Apply Lifelong State uses each layer's own)"
+
 
 class ExportLifelongLora(io.ComfyNode):
     """Writes a LoRA into models/loras and one embedding per concept into models/embeddings."""
@@ -121,7 +123,10 @@ def _contact_sheet(batch: Tensor) -> Tensor:
 def _report(files: ExportedFiles, state: LifelongState) -> str:
     lines = [f"LoRA: {files.lora.name}"]
     lines += [f"in prompts: {concept.phrase}" for concept in state.concepts]
-    lines += [f"embedding: {path.name}" for path in files.embeddings]
+    lines += [
+        f"embedding: {path.name}{MEAN if concept.layers else ''}"
+        for path, concept in zip(files.embeddings, state.concepts, strict=True)
+    ]
     if files.preview is not None:
         lines.append(f"preview: {files.preview.name}")
     return "\n".join(lines)

@@ -13,8 +13,8 @@ FAMILY_DEFAULT = "0 takes the default of the model's family."
 
 
 def lesson_inputs() -> list[io.Input]:
-    """Required inputs, then optional ones, those for the few who want them, and later links."""
-    return [*_links(), *_widgets(), *_optional(), *_advanced(), *_memory()]
+    """Required inputs, then optional ones, those for the few who want them, and later ones."""
+    return [*_links(), *_widgets(), *_optional(), *_advanced(), *_memory(), *_tokens()]
 
 
 def _links() -> list[io.Input]:
@@ -263,5 +263,19 @@ def _memory() -> list[io.Input]:
             tooltip="What the lesson's pictures are remembered by, for Rainbow Memory Bank: a "
             "CLIP_VISION from Load CLIP Vision, the same one in all lessons. Without it methods "
             "with 'l2dm' take the small CLIP of the demo world, which knows no photos.",
+        ),
+    ]
+
+
+def _tokens() -> list[io.Input]:
+    return [
+        io.Boolean.Input(
+            "layerwise_tokens",
+            optional=True,
+            advanced=True,
+            default=False,
+            tooltip="Learn one set of the token's vectors for each cross-attention layer. The "
+            "MODEL and CLIP of this node and of Apply Lifelong State use them. An exported "
+            "embedding, for stock nodes, holds their mean.",
         ),
     ]

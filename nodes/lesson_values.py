@@ -108,6 +108,7 @@ def lesson_settings(
     min_snr_gamma: float = -1.0,
     noise_offset: float = 0.0,
     ewc_weight: float = -1.0,
+    layerwise_tokens: bool = False,
 ) -> LessonSettings:
     """`defaults`, changed by every widget that is not at its own default.
 
@@ -125,6 +126,7 @@ def lesson_settings(
         "gradient_checkpointing": gradient_checkpointing,
         "precision": precision,
         "lr_schedule": lr_schedule,
+        "layerwise_tokens": layerwise_tokens,
     }
     changed = {name: value for name, value in chosen.items() if value and value != "default"}
     if prior_pictures >= 0:

@@ -20,6 +20,7 @@ from ..lifelong_core.errors import InputError, ModelError
 from ..lifelong_core.methods import any_prompt_state
 from ..lifelong_core.sharing.lora import lora_state_dict
 from ..lifelong_core.state import LifelongState
+from .layer_contexts import add_layers, remove_layers
 from .spectra import spectrum_for
 
 ATTACHMENT = "lifelong"
@@ -49,7 +50,8 @@ def apply_state(model: Any, clip: Any, state: LifelongState) -> tuple[Any, Any]:
     on_model, on_clip = _added(model, before[0]), _added(clip.patcher, before[1])
     _require_all(lora, len(on_model) + len(on_clip))
     original = clip.tokenizer
-    clip.tokenizer = _with_concepts(original, state)
+    clip.tokenizer = with_concepts(original, state)
+    add_layers(model, clip, state)
     model.set_attachments(ATTACHMENT, Applied(tokens, on_model))
     clip.patcher.set_attachments(ATTACHMENT, Applied(tokens, on_clip, original))
     return model, clip
@@ -93,6 +95,7 @@ def remove_state(model_or_clip: Any) -> Any:
         for key, entries in patcher.patches.items()
     }
     patcher.patches = {key: entries for key, entries in kept.items() if entries}
+    remove_layers(patcher)
     patcher.remove_attachments(ATTACHMENT)
     if applied.tokenizer is not None:
         plain.tokenizer = applied.tokenizer
@@ -126,8 +129,10 @@ def _require_all(lora: Mapping[str, Tensor], loaded: int) -> None:
         )
 
 
-def _with_concepts(tokenizer: Any, state: LifelongState) -> Any:
-    """A copy of ComfyUI's tokenizer that finds the state's vectors before it looks for files."""
+def with_concepts(tokenizer: Any, state: LifelongState) -> Any:
+    """A copy of ComfyUI's tokenizer that finds the state's vectors, of layer-wise concepts their
+    mean, before it looks for files.
+    """
     known = copy.copy(tokenizer)
     for encoder in {key for concept in state.concepts for key in concept.vectors}:
         part = getattr(tokenizer, encoder, None)
@@ -139,7 +144,7 @@ def _with_concepts(tokenizer: Any, state: LifelongState) -> Any:
         words = copy.copy(part)
         if words.embedding_directory is None:  # Then ComfyUI would not look for embeddings at all.
             words.embedding_directory = []
-        vectors = {concept.token: concept.vectors[encoder] for concept in state.concepts}
+        vectors = {c.token: c.single().vectors[encoder] for c in state.concepts}
         words._try_get_embedding = _Lookup(part, vectors)
         setattr(known, encoder, words)
     return known

@@ -1,9 +1,10 @@
-"""Which cross-attention layers guidance reads, by diffusers' names and by ComfyUI's blocks."""
+"""Cross-attention layers by diffusers' names and by ComfyUI's blocks: all, and those to read."""
 
 from __future__ import annotations
 
 from functools import cache
 
+from ..backbone.context_layers import QUERY, family_context_layers
 from ..backbone.keys import unet_diffusers_to_ldm
 
 LATENT_CELLS = {"demo": 1}
@@ -29,6 +30,13 @@ def map_blocks(family: str) -> tuple[tuple[str, int, int], ...]:
     These are the keys of its `attn2_replace` patches.
     """
     return tuple(_block(ldm) for _, ldm in _layers(family))
+
+
+@cache
+def context_blocks(family: str) -> tuple[tuple[str, int, int], ...]:
+    """All cross-attention layers in their order, as ComfyUI names them."""
+    ldm = unet_diffusers_to_ldm(family)
+    return tuple(_block(ldm[f"{name}{QUERY}"]) for name in family_context_layers(family))
 
 
 def map_size(family: str, latents: tuple[int, int]) -> tuple[int, int]:

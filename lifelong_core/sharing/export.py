@@ -57,14 +57,16 @@ def export_lora(
     concept into `embeddings`.
 
     The LoRA file alone holds all concepts: their nouns and vectors are in its metadata, where
-    `import_lora` finds them and no program takes them for layers.
+    `import_lora` finds them and no program takes them for layers. Of layer-wise concepts embedding
+    files and bundled tensors hold the mean, for programs that know one set of vectors; all are in
+    the metadata, as `embeddings.EMBEDDING` says.
 
     hash8 is of weights and concepts: equal knowledge gets an equal name, other knowledge never
     takes the place of a file, which programs that keep files in memory by path would not notice.
 
     preview: a picture [3, H, W] in [0, 1], also put into the LoRA as a thumbnail.
     overwrite: replace embeddings of these tokens that hold other vectors.
-    bundle: put the vectors among the LoRA's tensors instead of its metadata, where A1111 and Forge
+    bundle: put the vectors, or their mean, among the LoRA's tensors, where A1111 and Forge
         read them without an embedding file. ComfyUI then mentions them in its log as not loaded,
         and diffusers' `load_lora_weights` takes such a file only as a dictionary without its
         `bundle_emb.` keys.
@@ -80,6 +82,7 @@ def export_lora(
     """
     check_file_name(name, "Name")
     _check_state(state)
+    _tell_of_means(state)
     picture = None if preview is None else to_picture(preview)
     weights, kept = _weights(state, spectrum, rank)
     tensors = weights | (bundled_state_dict(state) if bundle else {})
@@ -127,6 +130,16 @@ def _check_state(state: LifelongState) -> None:
         raise StateError("The state has learned nothing yet; teach a concept before exporting.")
     for concept in state.concepts:
         check_file_name(concept.token, "Token")
+
+
+def _tell_of_means(state: LifelongState) -> None:
+    layerwise = [concept.token for concept in state.concepts if concept.layers]
+    if layerwise:
+        logger.warning(
+            "%s: the embedding files hold the mean of vectors that differ from layer to layer, for "
+            "programs that know one set. This software reads all of them from the LoRA file.",
+            ", ".join(layerwise),
+        )
 
 
 def _embedding_path(folder: Path, token: str) -> Path:
