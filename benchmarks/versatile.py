@@ -31,7 +31,7 @@ from lifelong_core.world.streams import PersonalStyle, toys10
 
 STREAM = "toys10"
 METHOD = "hard_routing"
-STYLE_STRENGTH, EDIT_STRENGTH = 0.6, 1.0
+STYLE_STRENGTH, EDIT_STRENGTH = 0.7, 1.0
 PHOTOS, EDITS, PICTURES, STEPS = 20, 6, 2, 20
 """Photos per style, photos per character, pictures of each, sampling steps."""
 WORK = CACHE / "versatile"
