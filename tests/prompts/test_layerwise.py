@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from lifelong_core.backbone import Backbone, Conditioning, random_backbone
+from lifelong_core.backbone import FAMILIES, Backbone, Conditioning, random_backbone
 from lifelong_core.backbone.context_layers import family_context_layers
+from lifelong_core.backbone.modules import empty_text
+from lifelong_core.backbone.randomized import randomize
 from lifelong_core.errors import InputError
 from lifelong_core.prompts import PromptCache, TextStack, single_vectors, vectors_of_layer
 from lifelong_core.seeding import generator
@@ -116,6 +120,31 @@ def test_gradient_of_a_layers_context_reaches_its_own_vectors_alone(text: TextSt
     encoded.at_layer(4)[0].square().sum().backward()
     reached = own["clip_l"].grad.abs().sum((1, 2)) > 0
     assert reached.nonzero().flatten().tolist() == [4]
+
+
+def test_two_encoders_are_joined_layer_by_layer_and_pooled_is_of_the_mean() -> None:
+    encoders = []
+    for index, width in enumerate((32, 64)):
+        config = FAMILIES["sdxl"].text[index]
+        above = config.layers - config.output_layer
+        config = replace(
+            config, width=width, heads=2, intermediate=width, layers=3, output_layer=3 - above
+        )
+        encoders.append(empty_text(config))
+        randomize(encoders[-1], 0, config.key, torch.float32, "cpu")
+    text = TextStack(encoders, layers=3)
+    draw = generator(9, "vectors")
+    own = {
+        "clip_l": torch.randn(3, 2, 32, generator=draw) * 0.02,
+        "clip_g": torch.randn(3, 2, 64, generator=draw) * 0.02,
+    }
+    encoded = text.encode(["a cat", "a embedding:rex dog"], {"rex": own})
+    for layer in range(3):
+        alone = text.encode(["a embedding:rex dog"], {"rex": vectors_of_layer(own, layer)})
+        torch.testing.assert_close(encoded.at_layer(layer)[1], alone.context[0], rtol=0, atol=2e-6)
+    mean = text.encode(["a cat", "a embedding:rex dog"], {"rex": single_vectors(own)})
+    assert encoded.pooled is not None and mean.pooled is not None
+    torch.testing.assert_close(encoded.pooled, mean.pooled, rtol=0, atol=2e-6)
 
 
 def test_the_cache_keeps_contexts_per_layer_only_where_they_differ(text: TextStack) -> None:
