@@ -236,4 +236,19 @@ def test_a_method_that_replays_draws_its_memories_between_the_lessons(
 
 
 def test_every_method_of_the_table_has_a_way() -> None:
-    assert all(way_named(name).name == name for name in (*METHODS, "joint"))
+    assert all(way_named(name).name == name for name in (*METHODS, "joint", "replay_real"))
+
+
+@pytest.mark.parametrize("method", ["cidm", "orthogonal_adaptation", "replay_real"])
+def test_rows_that_keep_adapters_or_pictures_are_measured(
+    backbone: Backbone, tmp_path: Path, method: str
+) -> None:
+    run = new_run(backbone, tmp_path, method)
+    result = run_stream(run)
+    ia = {(c["after"], c["concept"]): c["ia"] for c in result["measured"]["colours"]["cells"]}
+    assert (ia[1, 1] == ia[2, 1]) == (method == "cidm"), "its first adapter draws as before"
+    adapters = 1 if method == "replay_real" else 2
+    state = load_state(run.state_path)
+    stored = result["stored_percent"] / 100 * sum(p.numel() for p in backbone.unet.parameters())
+    size = sum(value.numel() for value in state.adapter.values())
+    assert stored == pytest.approx(adapters * size + 2 * 128)
