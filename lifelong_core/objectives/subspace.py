@@ -25,8 +25,8 @@ from .step import StepBatch
 
 Factors = Mapping[str, nn.Parameter]
 SMALLEST_ENERGY = 1e-6
-"""Directions with less of the earlier factors' energy than this share of the strongest one's count
-as if they had it: where nobody reads, W_* stays as it is."""
+"""Directions with less of the earlier factors' energy than this, or than this share of the
+strongest one's, count as if they had it: where nobody reads, W_* stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def shared_subspace(
         rows = _joined(earlier, layers, dim=1)
         _, values, vectors = torch.linalg.svd(rows, full_matrices=False)
         energies = values[:, :rank].square()
-        floor = SMALLEST_ENERGY * energies[:, :1]
+        floor = SMALLEST_ENERGY * energies[:, :1].clamp(min=1.0)
         found.append((layers, vectors[:, :rank], torch.maximum(energies, floor)))
     return SharedSubspace(downs, found, weight)
 

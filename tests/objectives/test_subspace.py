@@ -168,6 +168,18 @@ def test_r2_is_zero_for_factors_that_lie_in_the_shared_subspace() -> None:
     assert float(shared_subspace(downs(), earlier, 2, 1.0)(NO_BATCH).detach()) > 1.0
 
 
+def test_layers_that_earlier_lessons_left_alone_break_nothing() -> None:
+    """As of a LoRA from elsewhere, which has some layers only."""
+    nothing = {key: torch.zeros_like(value) for key, value in earlier_downs().items()}
+    own = downs()
+    value = shared_subspace(own, nothing, 5, 1.0)(NO_BATCH)
+    value.backward()
+    assert 0.0 <= float(value.detach()) < math.inf
+    assert all(bool(torch.isfinite(parameter.grad).all()) for parameter in own.values())
+    unused = {key: torch.zeros_like(value) for key, value in earlier_ups().items()}
+    assert float(orthogonal_subspace(ups(), unused, 1.0)(NO_BATCH).detach()) == 0.0
+
+
 def test_the_new_lesson_moves_the_shared_subspace_the_less_the_more_lessons_hold_it() -> None:
     """W_* is of all lessons: one row that nobody reads costs less after few lessons."""
     size = 6
