@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from .attention.layout import Layout, Row
@@ -54,18 +55,21 @@ class RegionalSampler:
         return max(1, self.row_limit // len(self._rows(0)))
 
     def run(
-        self, noise: Tensor, masks: Sequence[Sequence[Tensor]], on_step: Callable[[], None]
+        self,
+        noise: Tensor,
+        masks: Sequence[Sequence[Tensor]],
+        on_step: Callable[[], None],
+        first: int | None = None,
     ) -> Tensor:
         """From noise to clean latents, both [B, 4, h, w] fp32; `masks` of every picture's regions.
 
-        The UNet must be attached.
+        first: how many steps are made, if not all. The UNet must be attached.
         """
         passes = self._layouts(masks, (noise.shape[2], noise.shape[3]), noise.device)
         covered = [cover(own, passes[0].latents, self.softness) for own in masks]
         latents = noise
-        scheduler = solver(self.unet.backbone.schedule)
-        scheduler.set_timesteps(self.steps, device=noise.device)
-        for t in scheduler.timesteps:
+        scheduler = self._solver(noise.device)
+        for t in scheduler.timesteps[:first]:
             output = self._guided(latents, t, passes, covered)
             latents = scheduler.step(output, t, latents, return_dict=False)[0]
             on_step()
@@ -94,7 +98,7 @@ class RegionalSampler:
         self, latents: Tensor, t: Tensor, passes: Sequence[Layout], covered: Sequence[Tensor]
     ) -> Tensor:
         """The guided and aggregated output [B, 4, h, w] fp32; every picture's cover [U, h, w]."""
-        outputs = torch.cat([self._output(latents, t, layout) for layout in passes])
+        outputs = torch.cat([self.output(latents, t, layout) for layout in passes])
         each = outputs.unflatten(0, (len(latents), -1)).transpose(0, 1)
         if self.guidance != 1.0:
             each = each[0] + self.guidance * (each[1:] - each[0])
@@ -103,7 +107,17 @@ class RegionalSampler:
         pictures = zip(each.split(1, dim=1), covered, strict=True)
         return torch.cat([aggregate_noise(e[0], e[1:], m, self.alpha) for e, m in pictures])
 
-    def _output(self, latents: Tensor, t: Tensor, layout: Layout) -> Tensor:
+    def timesteps(self, device: torch.device) -> Tensor:
+        """The noise levels of all steps, [steps]."""
+        return self._solver(device).timesteps
+
+    def _solver(self, device: torch.device) -> DPMSolverMultistepScheduler:
+        scheduler = solver(self.unet.backbone.schedule)
+        scheduler.set_timesteps(self.steps, device=device)
+        return scheduler
+
+    def output(self, latents: Tensor, t: Tensor, layout: Layout) -> Tensor:
+        """The model's own output [R, 4, h, w] fp32 for the layout's rows of pictures' latents."""
         own = latents[[row.picture for row in layout.rows]]
         with mixed_precision(self.unet.backbone, self.autocast):
             return self.unet.predict(own, t, layout, self.size)

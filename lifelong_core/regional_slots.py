@@ -41,7 +41,7 @@ def region_slots(
     """
     if state is None or isinstance(state, LifelongState):
         named = [region.prompt for region in regions]
-        whole = (prompt, _without(prompt, _named(state, named)))
+        whole = (prompt, without(prompt, _named(state, named)))
         return [
             routed_slot(backbone, state, *whole),
             *(routed_slot(backbone, state, own, own) for own in named),
@@ -74,7 +74,8 @@ def _named(state: LifelongState | None, prompts: Sequence[str]) -> list[str]:
     return [one.token for one in concepts if any(mentions(text, one.token) for text in prompts)]
 
 
-def _without(prompt: str, tokens: Sequence[str]) -> str:
+def without(prompt: str, tokens: Sequence[str]) -> str:
+    """`prompt` in which these concept tokens are not named."""
     for token in tokens:
         prompt = re.sub(rf"embedding:{re.escape(token)}(?![A-Za-z0-9_-])", "", prompt)
     return prompt

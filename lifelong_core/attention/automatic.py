@@ -1,0 +1,96 @@
+"""Regions without boxes: where an early step's attention puts each concept.
+
+After FreeFuse (2025), whose regions also grow to cells that resemble the anchors. In the demo model
+that made them worse: a horizon resembles itself over the whole width of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..backbone import Backbone
+from .capture import attention_maps, watching
+from .layers import map_layers, map_size
+from .maps import fold, word_maps
+from .words import PromptPlaces
+
+ANCHORS = 0.02
+"""Share of the cells that every concept has in any case."""
+BACKGROUND = 0.4
+"""Cells where all concepts' maps are below this share of their highest value have no concept."""
+SMOOTHED = 3
+"""Cells, along each side, that a map is averaged over: edges of the background are thin."""
+
+
+@dataclass
+class Sight:
+    """Maps [B, P, T] of the layers that point at objects, as forward passes of B rows go by."""
+
+    maps: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, name: str, layer: Attention, hidden: Tensor, context: Tensor) -> None:
+        self.maps.append(attention_maps(layer, hidden, context))
+
+    def masks(
+        self, backbone: Backbone, latents: tuple[int, int], places: PromptPlaces
+    ) -> list[list[Tensor]]:
+        """A mask [h, w] for every row and each of the K pairs of its prompt.
+
+        Raises InputError when the prompt is another one than that of the rows.
+        """
+        size = map_size(backbone.family.name, latents)
+        rows = len(self.maps[0])
+        seen = fold(torch.stack(self.maps).mean(0), [places.length] * rows)
+        words = word_maps(seen, size, [places] * rows)
+        return [
+            list(assign(_scaled(nouns) + _scaled(concepts)))
+            for nouns, concepts in zip(words.nouns, words.concepts, strict=True)
+        ]
+
+
+@contextmanager
+def looking(backbone: Backbone) -> Iterator[Sight]:
+    """What the forward passes of a block see."""
+    sight = Sight()
+    with watching(backbone.unet, map_layers(backbone.family.name), sight):
+        yield sight
+
+
+def assign(maps: Tensor) -> Tensor:
+    """Which cells belong to which concept: maps [K, h, w] from 0 -> masks [K, h, w] of 0 and 1.
+
+    A cell belongs to the concept whose map, smoothed and in shares of its highest value, is
+    highest there, or to none where all are low. The cells where a concept is furthest above the
+    others are its own in any case: every concept has cells, and no cell has two.
+    """
+    smooth = F.avg_pool2d(maps, SMOOTHED, 1, SMOOTHED // 2, count_include_pad=False)
+    scaled = _scaled(smooth).flatten(1)
+    chosen = torch.cat([scaled, torch.full_like(scaled[:1], BACKGROUND)]).argmax(0)
+    for concept, cells in enumerate(_anchors(scaled)):
+        chosen[cells] = concept
+    return F.one_hot(chosen, len(maps) + 1).T[:-1].float().unflatten(1, maps.shape[1:])
+
+
+def _scaled(maps: Tensor) -> Tensor:
+    """Maps [K, h, w] in shares of each one's highest value."""
+    return maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12)
+
+
+def _anchors(scaled: Tensor) -> list[Tensor]:
+    """Of maps [K, N], the cells where each is furthest above all others; no cell twice."""
+    count = max(1, round(ANCHORS * scaled.shape[1]))
+    free = scaled.clone()
+    anchors = []
+    for concept in range(len(scaled)):
+        others = torch.cat([scaled[:concept], scaled[concept + 1 :]])
+        lead = free[concept] - (others.amax(0) if len(others) else 0)
+        anchors.append(lead.topk(count).indices)
+        free[:, anchors[-1]] = float("-inf")
+    return anchors

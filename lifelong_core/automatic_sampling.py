@@ -1,0 +1,159 @@
+"""Several concepts in one picture without boxes: each adapter acts where its concept appears.
+
+FreeFuse (2025), with the base model's own cross-attention: a few early steps show where the prompt
+puts every concept; then the picture is drawn from its noise with every adapter inside its region.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .attention.automatic import looking
+from .attention.layout import Layout
+from .attention.regional import RegionalUnet
+from .attention.regions import check_mixture
+from .attention.words import PromptPlaces, find_pairs, prompt_tokens
+from .backbone import Backbone
+from .concepts import Concept, mentions
+from .drawing import knowing
+from .errors import InputError
+from .methods import drawing_state
+from .regional_sampler import RegionalSampler, Report, draw_in_batches
+from .regional_slots import Slot, encode_slots, routed_slot, whole_row, without
+from .sampling import StepCallback, check_sampling, generate
+from .state import LifelongState
+
+EARLY = 0.25
+"""Share of the steps after which the concepts' places are read."""
+
+
+@torch.no_grad()
+def generate_automatic(
+    backbone: Backbone,
+    state: LifelongState,
+    prompt: str,
+    *,
+    seed: int,
+    concepts: Sequence[str] | None = None,
+    count: int = 1,
+    steps: int = 20,
+    guidance: float | None = None,
+    negative: str = "",
+    early: float = EARLY,
+    softness: float = 0.0,
+    size: tuple[int, int] | None = None,
+    batch_size: int = 8,
+    as_latents: bool = False,
+    autocast: torch.dtype | None = None,
+    on_progress: StepCallback | None = None,
+) -> Tensor:
+    """`count` pictures of `prompt`, every adapter only where its own concept appears.
+
+    concepts: the tokens that have a place in the picture, each named in the prompt with its noun;
+    by default all that the prompt names. Adapters of other concepts (styles) act everywhere else.
+    With less than two, this is `generate` with the state's adapter for the prompt.
+
+    First the share `early` of the steps is made as `generate` would; there the masks are read,
+    other ones for every picture. Then all steps are made from the same noise with two rows per
+    picture, as many as plain sampling has: together 1 + `early` of its time, and half a step.
+
+    Raises InputError for settings that cannot be used, or a concept that the prompt does not name
+    with its noun; StateError for a state of another base model or with adapters that cannot be
+    kept inside a region.
+    """
+    family = backbone.family
+    size = size or (family.default_size, family.default_size)
+    check_sampling(steps, min(batch_size, count), *size)
+    check_mixture(1.0, softness)
+    if not (math.isfinite(early) and 0 < early < 1 < steps):
+        raise InputError(
+            f"early is a share of at least 2 steps, between 0 and 1; it is {early} of {steps}."
+        )
+    state.require_backbone(backbone)
+    placed = placed_concepts(state, prompt, concepts)
+    scale = family.guidance if guidance is None else guidance
+    whole = drawing_state(state, prompt, backbone.text)
+    if len(placed) < 2:
+        with knowing(backbone, whole) as vectors:
+            return generate(
+                backbone, [prompt] * count, seed=seed, steps=steps, guidance=scale,
+                negative=negative, size=size, vectors=vectors, batch_size=batch_size,
+                as_latents=as_latents, autocast=autocast, on_progress=on_progress,
+            )  # fmt: skip
+    tokens = [concept.token for concept in placed]
+    places = find_pairs(
+        prompt_tokens(backbone.text.tokenize(prompt, state.vectors)),
+        [(concept.token, concept.noun) for concept in placed],
+    )
+    rest = routed_slot(backbone, state, prompt, without(prompt, tokens))
+    own = [routed_slot(backbone, state, prompt, concept.phrase) for concept in placed]
+
+    def sampler(slots: Sequence[Slot]) -> RegionalSampler:
+        unet = RegionalUnet(backbone, *encode_slots(backbone, slots, negative))
+        return RegionalSampler(
+            unet, len(slots), steps, scale, size, 1.0, softness, 2 * batch_size, autocast
+        )
+
+    looks, draws = sampler([Slot(prompt, whole, rest.vectors)]), sampler([rest, *own])
+    before = min(max(1, round(early * steps)), steps - 1)
+    report = Report((before + steps) * -(-count // draws.pictures), on_progress)
+
+    def draw(noise: Tensor) -> Tensor:
+        masks = early_masks(looks, noise, before, places, report)
+        with draws.unet.attached():
+            return draws.run(noise, masks, report)
+
+    return draw_in_batches(
+        backbone, draw, seed=seed, count=count, batch=draws.pictures, size=size,
+        as_latents=as_latents,
+    )  # fmt: skip
+
+
+def early_masks(
+    sampler: RegionalSampler,
+    noise: Tensor,
+    steps: int,
+    places: PromptPlaces,
+    on_step: Callable[[], None],
+) -> list[list[Tensor]]:
+    """The masks [h, w] of every picture's concepts after so many steps from noise [B, 4, h, w].
+
+    sampler: without regions. places: of the concepts in the whole picture's prompt.
+    """
+    unet, latents = sampler.unet, (noise.shape[2], noise.shape[3])
+    none: list[list[Tensor]] = [[] for _ in noise]
+    with unet.attached():
+        begun = sampler.run(noise, none, on_step, steps)
+        layout = Layout(
+            [whole_row(1, picture) for picture in range(len(noise))],
+            none,
+            latents,
+            0.0,
+            noise.device,
+        )
+        with looking(unet.backbone) as sight:
+            sampler.output(begun, sampler.timesteps(noise.device)[steps], layout)
+    return sight.masks(unet.backbone, latents, places)
+
+
+def placed_concepts(
+    state: LifelongState, prompt: str, tokens: Sequence[str] | None
+) -> list[Concept]:
+    """The state's concepts with these tokens, or all that the prompt names.
+
+    Raises InputError for a token that the state does not know or the prompt does not name.
+    """
+    named = [concept for concept in state.concepts if mentions(prompt, concept.token)]
+    if tokens is None:
+        return named
+    unknown = [token for token in tokens if token not in {concept.token for concept in named}]
+    if unknown:
+        raise InputError(
+            f"The prompt {prompt!r} does not name the concept {unknown[0]!r} of this state; write "
+            f"'embedding:{unknown[0]}' and its noun in it, or leave it out of the concepts."
+        )
+    return [concept for concept in named if concept.token in tokens]
