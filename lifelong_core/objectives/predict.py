@@ -60,8 +60,9 @@ class Predictor:
         rows = rows.to(self.backbone.device)
         shared = prompts.to(self.backbone.device, self.backbone.dtype)
         pooled = None if shared.pooled is None else shared.pooled[rows]
-        # The layers below take `shared`; of this context only the shape is read.
-        repeated = Conditioning(shared.context.detach()[rows], pooled)
+        # The layers below take `shared`; this shows them, and hooks on them, what each row has.
+        layers = None if shared.layers is None else shared.layers.detach()[rows]
+        repeated = Conditioning(shared.context.detach()[rows], pooled, layers)
         with _sharing(self._layers, shared, rows):
             return self.backbone.predict(latents, timesteps, repeated).float()
 

@@ -111,6 +111,17 @@ def test_shared_keys_and_values_and_checkpointing_change_nothing(backbone: Backb
 
 
 @torch.no_grad()
+def test_hooks_on_shared_layers_see_every_rows_own_context(backbone: Backbone) -> None:
+    """Gradients of single samples are put together from it."""
+    given = layered()
+    with keys_and_values(backbone) as seen:
+        Predictor(backbone)(latents(), STEPS, given, ROWS)
+    for number, name in enumerate(NAMES):
+        for part in ("to_k", "to_v"):
+            assert torch.equal(seen[f"{name}.{part}"], given.at_layer(number)[ROWS])
+
+
+@torch.no_grad()
 def test_captured_maps_see_the_layers_own_context(backbone: Backbone) -> None:
     given, seen = layered()[ROWS], {}
     with watching(backbone.unet, NAMES, lambda name, _l, _h, context: seen.update({name: context})):

@@ -84,9 +84,29 @@ CASES = [(kind, dc) for kind in SPECS for dc in (False, True) if not (kind == "s
 def test_it_is_the_mean_of_squared_gradients_of_single_pictures(
     backbone: Backbone, state_after: States, task_of: Tasks, kind: str, dc: bool
 ) -> None:
-    state, phase = state_after(2, SPECS[kind]), UpdateFisher(dc=dc)
+    state = state_after(2, SPECS[kind])
+    assert_is_mean_of_squares(backbone, state, task_of(2), UpdateFisher(dc=dc))
+    assert not any("forward" in module.__dict__ for module in backbone.unet.modules())
+    assert not any(module._forward_hooks for module in backbone.unet.modules())
+
+
+def test_so_it_is_with_layer_wise_tokens(
+    backbone: Backbone, state_after: States, task_of: Tasks
+) -> None:
+    state = state_after(2)
+    first, last = state.records
+    draw = torch.Generator().manual_seed(7)
+    vectors = {"clip_l": torch.randn(backbone.text.layers, 1, 128, generator=draw) * 0.05}
+    last = replace(last, concept=replace(last.concept, vectors=vectors))
+    state = replace(state, records=(first, last))
+    assert_is_mean_of_squares(backbone, state, task_of(2), UpdateFisher(dc=True))
+
+
+def assert_is_mean_of_squares(
+    backbone: Backbone, state: LifelongState, task: ConceptTask, phase: UpdateFisher
+) -> None:
     settings = replace(SETTINGS, fisher_iterations=2, batch_size=2)
-    work = prepare(backbone, task_of(2), settings, state)
+    work = prepare(backbone, task, settings, state)
     samples = [g for index in (0, 1) for g in naive_gradients(work, state, phase, index)]
     expected = {
         name: torch.stack([sample[name].square() for sample in samples]).mean(0)
@@ -94,8 +114,6 @@ def test_it_is_the_mean_of_squared_gradients_of_single_pictures(
     }
     after = phase(work, state, None)
     assert_close(dict(DiagonalFisher.of(after).values), expected)
-    assert not any("forward" in module.__dict__ for module in backbone.unet.modules())
-    assert not any(module._forward_hooks for module in backbone.unet.modules())
 
 
 def test_precision_and_checkpointing_change_the_way_and_not_the_result(
