@@ -7,18 +7,17 @@ concepts speak, equally loudly: hard routing (`routing`).
 
 Evidence. Vectors are compared as they stand in the token table, free of context, so that neither
 the place in the prompt nor the order of lessons matters; of layer-wise ones the mean counts. For
-each of concept i's own vectors v_k,
+each of concept i's own vectors v_k, over all tokens p of the prompt (no begin, end or padding),
 
-    M_i = mean_k max(0, max_p cos(p, v_k) - b_k) / (1 - b_k),   b_k = max_n cos(n, v_k),
+    M_i = mean_k max(0, max_p cos(p, v_k) - b_k) / (1 - b_k),   b_k = max_w cos(w, v_k)
 
-over the learned vectors p in the prompt and the tokens n of the concept's class noun. A concept
-that the prompt names has M_i = 1.
+over all words w of the vocabulary. A concept that the prompt names has M_i = 1.
 
-Gate. A learned vector starts at its noun and stays near it, so the plain cosine cannot tell "a dog"
-from the artist's own dog, nor that dog from a second one. What its noun says of a concept is
-therefore no evidence (b_k), and neither is any other word, all of which are the base model's: a
-prompt without a learned vector has M = 0 and gets the base model, bit by bit. Where one is named,
-another joins in only if its vectors lie nearer to the named one's than to their own noun.
+Gate. b_k is what plain words can reach. A learned vector starts at its noun and may stay near it,
+so the cosine alone cannot tell "a dog" from the artist's own dog, nor that dog from a second one.
+Measured from b_k, no prompt of words wakes a concept: it has M = 0 and gets the base model, bit by
+bit, without a threshold to tune. A concept that is not named joins in only if it is nearer to a
+named one than to any word, and the more so the nearer; there is no step at the gate.
 """
 
 from __future__ import annotations
@@ -30,15 +29,17 @@ from torch import Tensor
 
 from ..concepts import Concept
 from ..errors import InputError
-from ..prompts import TextStack, TokenizedPrompt, TokenVector, single_vectors, tokenizer
+from ..prompts import TextStack, TokenizedPrompt, TokenVector, single_vectors
 from ..prompts.clip import BOS, EOS
 from ..state import LifelongState
 from .merge import weighted_state
 
 SHARPNESS = 4.0
 RELEASED_SHARPNESS, RELEASED_SCALE = 4.0, 0.8
-ROUNDING = 1e-6
-"""Evidence below this is rounding."""
+ROUNDING = 1e-5
+"""Cosines that differ by less are the same."""
+WORDS = 8192
+"""Words that are compared at once, for memory's sake."""
 SMALLEST = 2.0**-11
 """Weights below this vanish beside 1 in half precision; they would only cost rank."""
 
@@ -89,9 +90,11 @@ def elastic_weights(
     if not named.any():
         return [0.0] * len(concepts)
     own, owner = _own_vectors(concepts, tables)
+    # Of the prompt's tokens only learned ones can be above what words reach.
     found = (own @ own[named[owner]].mT).amax(1)
-    noun = _noun_cosines(concepts, own, owner, tables)
-    evidence = _mean((found - noun) / (1.0 - noun).clamp(min=ROUNDING), owner, ROUNDING)
+    words = _word_cosines(own, tables)
+    above = torch.where(found - words > ROUNDING, (found - words) / (1.0 - words), 0.0)
+    evidence = _mean(above, owner)
     evidence[named] = 1.0
     return _shares(evidence, sharpness)
 
@@ -136,17 +139,15 @@ def _own_vectors(concepts: Sequence[Concept], tables: TokenTables) -> tuple[Tens
     return torch.cat(each), torch.arange(len(each)).repeat_interleave(counts)
 
 
-def _noun_cosines(
-    concepts: Sequence[Concept], own: Tensor, owner: Tensor, tables: TokenTables
-) -> Tensor:
-    """Each vector's largest cosine to a token of its concept's class noun, [Σm]."""
-    ids = [tokenizer().encode(concept.noun) for concept in concepts]
-    places = {word: place for place, word in enumerate(dict.fromkeys(w for i in ids for w in i))}
-    belongs = torch.zeros(len(concepts), len(places), dtype=torch.bool)
-    for number, words in enumerate(ids):
-        belongs[number, [places[word] for word in words]] = True
-    cosines = own @ _rows(tables, list(places)).mT
-    return cosines.masked_fill(~belongs[owner], -1.0).amax(1)
+def _word_cosines(own: Tensor, tables: TokenTables) -> Tensor:
+    """Each vector's largest cosine to a word of the vocabulary, [Σm]."""
+    device = next(iter(tables.values())).device
+    vectors, best = own.float().to(device), own.new_full((len(own),), -1.0)
+    for part in zip(*(table.detach().split(WORDS) for table in tables.values()), strict=True):
+        joined = torch.cat([table.float() for table in part], dim=-1)
+        cosines = vectors @ joined.mT / joined.norm(dim=-1).clamp(min=1e-12)
+        best = best.maximum(cosines.amax(1).to(best))
+    return best
 
 
 def _rows(tables: TokenTables, ids: Sequence[int]) -> Tensor:
@@ -160,9 +161,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.nn.functional.normalize(joined, dim=-1)
 
 
-def _mean(values: Tensor, owner: Tensor, threshold: float | None = None) -> Tensor:
-    """The mean [g] of each concept's values [Σm]; those below `threshold` count as 0."""
-    if threshold is not None:
-        values = values.where(values > threshold, 0.0)
+def _mean(values: Tensor, owner: Tensor) -> Tensor:
+    """The mean [g] of each concept's values [Σm]."""
     sums = values.new_zeros(int(owner[-1]) + 1).index_add(0, owner, values)
     return sums / owner.bincount()
