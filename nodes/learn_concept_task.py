@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..lifelong_core.memory import ShortTermMemory
-from ..lifelong_core.methods import check_follows, learn
+from ..lifelong_core.methods import check_follows, drawing_state, learn
 from ..lifelong_core.state import LifelongState
 from .bridge import model_family, training_backbone, usual_precision
 from .clip_vision import ClipVisionFeatures
@@ -17,7 +17,7 @@ from .folders import workspace
 from .lesson_schema import lesson_inputs
 from .lesson_values import lesson_settings, lesson_task, only, usual_settings
 from .loss_plot import loss_plot
-from .patching import apply_state, without_lessons
+from .patching import put_on, without_lessons
 from .progress import ComfyProgress
 from .types import LifelongStateType
 
@@ -55,7 +55,11 @@ class LearnConceptTask(io.ComfyNode):
                     "state",
                     tooltip="Everything learned so far: for the next lesson, to save or to export.",
                 ),
-                io.Model.Output("model", tooltip="The MODEL with all concepts of the state."),
+                io.Model.Output(
+                    "model",
+                    tooltip="The MODEL with all concepts of the state; with method 'cidm', for "
+                    "prompts with the new one.",
+                ),
                 io.Clip.Output(
                     "clip",
                     tooltip="The CLIP with all tokens of the state: write embedding:<token> <noun> "
@@ -114,10 +118,11 @@ class LearnConceptTask(io.ComfyNode):
                     preview_every=max(PREVIEW_STEPS, settings.steps // PREVIEWS),
                     workspace=workspace(),
                 )
+                drawn = drawing_state(learned, task.phrase, backbone.text)
         plot = loss_plot(learned.records[-1].metrics["loss"], f"loss, {task.phrase}")
         return io.NodeOutput(
             learned,
-            *apply_state(plain_model, plain_clip, learned),
+            *put_on(plain_model, plain_clip, drawn),
             plot,
             ui=ui.PreviewImage(plot, cls=cls),
         )

@@ -37,9 +37,11 @@ LESSON_METHODS = (
     "custom_diffusion_ewc",
     "svdiff",
     "textual_inversion",
+    "orthogonal_adaptation",
+    "cidm",
 )
-"""The methods of a lesson in a graph: those whose model is one for all prompts, each kind of
-lesson once. What follows a lesson is the matter of the next node."""
+"""The methods of a lesson in a graph: each kind of lesson once. What follows a lesson, and with
+which of its adapters a prompt is drawn, is the matter of the next node."""
 
 
 def usual_settings(family: str, state: LifelongState | None, method: str) -> LessonSettings:

@@ -36,14 +36,20 @@ class Applied:
 
 
 def apply_state(model: Any, clip: Any, state: LifelongState) -> tuple[Any, Any]:
-    """Clones of MODEL and CLIP that know the state's concepts and no other state's.
+    """Clones of MODEL and CLIP that draw all that the state knows, whatever the prompt.
 
-    Raises ModelError when a layer of the state does not exist in MODEL or CLIP, and what
-    `any_prompt_state` raises.
+    Raises what `put_on` and `any_prompt_state` raise.
+    """
+    return put_on(model, clip, any_prompt_state(state))
+
+
+def put_on(model: Any, clip: Any, state: LifelongState) -> tuple[Any, Any]:
+    """Clones of MODEL and CLIP with the state's adapter and concepts, and no other state's.
+
+    Raises ModelError when a layer of the state does not exist in MODEL or CLIP.
     """
     model, clip = remove_state(model), remove_state(clip)
-    drawn = any_prompt_state(state)
-    lora = lora_state_dict(drawn, spectrum_for(drawn, model))
+    lora = lora_state_dict(state, spectrum_for(state, model))
     before = _patches(model), _patches(clip.patcher)
     model, clip = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
     tokens = tuple(concept.token for concept in state.concepts)
