@@ -68,12 +68,16 @@ class StyleCase:
 
 @dataclass(frozen=True)
 class EditCase:
-    """A photo of two plain objects, of which `place` (0: the left one) is to become a concept."""
+    """A photo of two plain objects, of which `place` (0: the left one) is to become a concept.
+
+    prompt: names the concept only, for what is under the mask; whole: both objects, in their order.
+    """
 
     scene: Scene
     concept: Character
     place: int
     prompt: str
+    whole: str
 
     @cached_property
     def _rendering(self) -> Rendering:
@@ -119,8 +123,8 @@ class EditCase:
     def answers(self, judge: Judge, pictures: Tensor) -> list[Answers]:
         """One entry per picture [B, 3, H, W].
 
-        edit_inside: an object whose middle is in the mask is the concept, in its look.
-        neighbour_kept: one outside is still the other object."""
+        noun_inside: an object whose middle is in the mask is of the concept's noun; edit_inside:
+        and in its look. neighbour_kept: one outside is still the other object."""
         other = self.scene.things[1 - self.place]
         wanted = [Wanted(self.concept.noun, self.concept.look)]
         kept = [Wanted(other.noun, other.look)]
@@ -128,9 +132,11 @@ class EditCase:
         for seen in judge.observe(pictures):
             inside = [one for one in seen if self._masked(one.x, one.y)]
             outside = [one for one in seen if not self._masked(one.x, one.y)]
+            edited = verdict(inside, wanted)
             found.append(
                 {
-                    "edit_inside": verdict(inside, wanted).all_present,
+                    "noun_inside": all(edited.named),
+                    "edit_inside": edited.all_present,
                     "neighbour_kept": verdict(outside, kept).all_present,
                 }
             )
@@ -176,6 +182,9 @@ def edit_cases(concept: Character, count: int) -> list[EditCase]:
         place, background = index % 2, BACKGROUNDS[index % len(BACKGROUNDS)]
         named = [full_phrase(thing.noun, thing.look) for thing in things]
         named[place] = f"a {concept_phrase(concept.token, concept.noun)}"
-        prompt = f"a photo of {' and '.join(named)} {PHRASES[background]}"
-        cases.append(EditCase(Scene(background, things, seed=index), concept, place, prompt))
+        prompt, whole = (
+            f"a photo of {what} {PHRASES[background]}"
+            for what in (named[place], " and ".join(named))
+        )
+        cases.append(EditCase(Scene(background, things, seed=index), concept, place, prompt, whole))
     return cases

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from lifelong_core.seeding import derive_seed
 from lifelong_core.state import LifelongState
 from lifelong_core.world.judge import Judge
 
-OURS, SAME_ADAPTER, PLAIN = "ours", "same_adapter", "plain"
+OURS, SAME_ADAPTER, WHOLE_PROMPT, PLAIN = "ours", "same_adapter", "whole_prompt", "plain"
 OUTSIDE = "edit_outside_change"
 
 
@@ -57,13 +57,17 @@ def style_shots(studio: Studio, case: StyleCase, strength: float) -> list[Shot]:
 
 
 def edit_shots(studio: Studio, case: EditCase, strength: float) -> list[Shot]:
-    """One photo with the concept painted into the mask, and drawn anew as a whole."""
+    """One photo with the concept painted into the mask, likewise with a prompt that names the other
+    object too, and drawn anew as a whole."""
     asked = drawing_state(studio.state, case.prompt, studio.backbone.text)
-    photo = case.photo[None]
-    return [
-        _shot(studio, OURS, case, asked, case.prompt, PictureStart(photo, strength, case.mask)),
-        _shot(studio, PLAIN, case, asked, case.prompt, PictureStart(photo, strength)),
-    ]
+    everywhere = PictureStart(case.photo[None], strength)
+    masked = replace(everywhere, mask=case.mask)
+    ways = {
+        OURS: (case.prompt, masked),
+        WHOLE_PROMPT: (case.whole, masked),
+        PLAIN: (case.prompt, everywhere),
+    }
+    return [_shot(studio, way, case, asked, *given) for way, given in ways.items()]
 
 
 def _shot(

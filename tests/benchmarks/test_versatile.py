@@ -11,6 +11,7 @@ from benchmarks.versatile_shots import (
     OUTSIDE,
     PLAIN,
     SAME_ADAPTER,
+    WHOLE_PROMPT,
     Shot,
     Studio,
     edit_shots,
@@ -64,7 +65,10 @@ def test_photos_for_characters_have_other_objects_and_a_mask_over_one() -> None:
     for place, case in enumerate(edit_cases(CHARACTERS[0], 2)):
         assert case.place == place
         assert "dog" not in [thing.noun for thing in case.scene.things]
-        assert case.prompt.count("embedding:v2-dog-1 dog") == 1
+        other = case.scene.things[1 - place]
+        told = [f"{other.look.colour} {other.noun}", "embedding:v2-dog-1 dog"]
+        assert [case.whole.count(text) for text in told] == [1, 1]
+        assert [case.prompt.count(text) for text in told] == [0, 1]
         middle = case.mask.nonzero()[:, 1].float().mean() / case.mask.shape[1]
         assert (middle < 0.5) == (place == 0)
         # The neighbour's colour is a little another one: colours are drawn object by object.
@@ -86,11 +90,12 @@ def test_the_judge_tells_perfect_pictures_from_untouched_photos(studio: Studio) 
     share = {
         (kind, name): [float(one[name]) for one in given if name in one]
         for kind, given in answers.items()
-        for name in ("style_right", "noun_kept", "edit_inside", "neighbour_kept")
+        for name in ("style_right", "noun_kept", "noun_inside", "edit_inside", "neighbour_kept")
     }
     mean = {key: sum(values) / len(values) for key, values in share.items()}
     assert all(mean["perfect", name] > 0.75 for _, name in mean)
     assert mean["photo", "style_right"] == mean["photo", "edit_inside"] == 0
+    assert mean["photo", "noun_inside"] == 0
     assert mean["photo", "noun_kept"] > 0.9 and mean["photo", "neighbour_kept"] > 0.9
 
 
@@ -98,13 +103,14 @@ def test_the_ways_differ_in_word_adapter_and_mask_only(studio: Studio) -> None:
     styled = style_shots(studio, style_cases(STYLES[0], 1)[0], strength=0.6)
     edited = edit_shots(studio, edit_cases(CHARACTERS[0], 1)[0], strength=1.0)
     assert [shot.way for shot in styled] == [OURS, SAME_ADAPTER, PLAIN]
-    assert [shot.way for shot in edited] == [OURS, PLAIN]
+    assert [shot.way for shot in edited] == [OURS, WHOLE_PROMPT, PLAIN]
     for shot in (*styled, *edited):
         assert shot.pictures.shape == (2, 3, 128, 128)
     for one, other in ((0, 1), (1, 2)):
         assert (styled[one].pictures - styled[other].pictures).abs().max() > 1e-4
-    assert edited[0].values[OUTSIDE] == 0
-    assert edited[1].values[OUTSIDE] > 0.1
+        assert (edited[one].pictures - edited[other].pictures).abs().max() > 1e-4
+    assert edited[0].values[OUTSIDE] == edited[1].values[OUTSIDE] == 0
+    assert edited[2].values[OUTSIDE] > 0.1
 
 
 def test_what_is_recorded(studio: Studio) -> None:
