@@ -80,6 +80,22 @@ def test_another_context_of_one_layer_changes_that_layer_alone(backbone: Backbon
 
 
 @torch.no_grad()
+def test_another_vector_of_one_layer_changes_that_layer_alone(backbone: Backbone) -> None:
+    """From the token's vectors to the UNet, although their mean changes too."""
+    vectors = torch.randn(len(NAMES), 2, 128, generator=generator(3, "vectors")) * 0.02
+    moved = vectors.clone()
+    moved[4] += 0.02
+    found = []
+    for own in (vectors, moved):
+        prompts = backbone.text.encode(["a embedding:rex dog"] * 3, {"rex": {"clip_l": own}})
+        with keys_and_values(backbone) as seen:
+            backbone.predict(latents(), STEPS, prompts)
+        found.append(dict(seen))
+    changed = {key for key, value in found[0].items() if not torch.equal(value, found[1][key])}
+    assert changed == {f"{NAMES[4]}.to_k", f"{NAMES[4]}.to_v"}
+
+
+@torch.no_grad()
 def test_one_context_repeated_is_that_context_bit_for_bit(backbone: Backbone) -> None:
     context = layered().context[ROWS]
     repeated = context[:, None].expand(-1, len(NAMES), -1, -1)
