@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .concept_attention_artist_sampler import ConceptAttentionArtistSampler
 from .consolidate_ewc_dc import ConsolidateEWCDC
 from .demo_model import register_demo_model
+from .elastic_concept_weights import ElasticConceptWeights
 from .export_lora import ExportLifelongLora
 from .folders import register_state_folders
 from .learn_concept_task import LearnConceptTask
@@ -26,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     SaveLifelongState,
     LoadLifelongState,
     ApplyLifelongState,
+    ElasticConceptWeights,
     ExportLifelongLora,
     LifelongReport,
 ]

@@ -110,6 +110,14 @@ def test_hard_routing_keeps_everything(backbone: Backbone) -> None:
     assert torch.equal(review.looks[1].then, review.looks[1].now)
 
 
+@pytest.mark.parametrize("method", ["lora_composite", "lora_switch"])
+def test_there_is_no_one_model_to_look_back_at(backbone: Backbone, method: str) -> None:
+    state = learned(backbone, 1.0, 2.0, method=method)
+    assert weight_drift(state, [1, 2]) == {}
+    with pytest.raises(InputError, match="LoRA-.*every step"):
+        look_back(backbone, state, [1, 2])
+
+
 def test_it_can_be_cancelled_and_refuses_what_it_cannot_see(backbone: Backbone) -> None:
     state = learned(backbone, 1.0)
 

@@ -9,7 +9,7 @@ from .learning import (
     lesson_settings,
     teach,
 )
-from .records import check_consolidates, check_follows
+from .records import check_consolidates, check_follows, check_separate
 from .replaying import check_memory
 from .table import METHODS, Method, any_prompt_state, drawing_state, newest_method, step_adapters
 
@@ -22,6 +22,7 @@ __all__ = [
     "check_follows",
     "check_lesson",
     "check_memory",
+    "check_separate",
     "drawing_state",
     "learn",
     "learn_joint",

@@ -41,6 +41,18 @@ def check_consolidates(state: LifelongState) -> None:
             )
 
 
+def check_separate(state: LifelongState) -> None:
+    """Raise StateError when a lesson's adapter cannot draw its concept without the others."""
+    for record in state.records:
+        method = str(record.settings.get("method", ""))
+        if method in METHODS and METHODS[method].records is Records.ADDED:
+            raise StateError(
+                f"The adapter of the lesson on {record.concept.token!r}, learned with method "
+                f"{method!r}, holds {Records.ADDED.value}; without them it does not draw its "
+                "concept. Use a state of another method."
+            )
+
+
 def _alike(records: Records) -> str:
     *others, last = [repr(name) for name, method in METHODS.items() if method.records is records]
     return f"{', '.join(others)} or {last}" if others else last

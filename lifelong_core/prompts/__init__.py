@@ -7,7 +7,7 @@ from .conditioning import Conditioning
 from .stack import TextStack
 from .tokenizer import Tokenizer, tokenizer
 from .tokens import TokenizedPrompt, TokenVector
-from .vectors import ConceptVectors, layer_count, single_vectors, vectors_of_layer
+from .vectors import ConceptVectors, layer_count, row_count, single_vectors, vectors_of_layer
 
 __all__ = [
     "OBJECT_TEMPLATES",
@@ -22,6 +22,7 @@ __all__ = [
     "Tokenizer",
     "caption_for",
     "layer_count",
+    "row_count",
     "single_vectors",
     "tokenizer",
     "vectors_of_layer",

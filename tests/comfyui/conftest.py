@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,8 @@ def comfyui_server(
     if not DEMO_WEIGHTS.is_file():
         _random_checkpoint(base / "models" / "checkpoints" / CHECKPOINT)
     prepare_demo_inputs(base / "input")
-    _saved_state(base)
+    _saved_state(base, "my_concepts", ("my_dog",))
+    _saved_state(base, "two_toys", ("my_dog", "my_cat"))
     with ComfyServer(comfyui.require(), base) as server:
         yield server
 
@@ -52,8 +53,8 @@ def _random_checkpoint(path: Path) -> None:
     save_single_file(random_backbone("demo"), path)
 
 
-def _saved_state(base: Path) -> None:
-    """The file that use_saved_concepts.json loads, as learn_concept.json would have saved it."""
+def _saved_state(base: Path, name: str, tokens: Sequence[str]) -> None:
+    """A file that shipped workflows load, as lessons would have saved it."""
     from lifelong_core.adapters import build_adapter
     from lifelong_core.adapters.spec import AdapterSpec
     from lifelong_core.backbone import load_backbone
@@ -63,7 +64,10 @@ def _saved_state(base: Path) -> None:
     backbone = load_backbone(base / "models" / "checkpoints" / CHECKPOINT)
     spec = AdapterSpec()
     weights = build_adapter(spec, backbone, seed=0).state()
-    concept = Concept("my_dog", "dog", backbone.text.noun_vector("dog"))
-    record = TaskRecord(concept, "not learned", weights, {}, {})
-    state = LifelongState(backbone.family.name, backbone.fingerprint, spec, weights, (record,))
-    save_state(state, base / "output" / "lifelong" / "my_concepts_00001.lifelong.safetensors")
+    records = []
+    for token in tokens:
+        noun = token.removeprefix("my_")
+        concept = Concept(token, noun, backbone.text.noun_vector(noun))
+        records.append(TaskRecord(concept, "not learned", weights, {}, {}))
+    state = LifelongState(backbone.family.name, backbone.fingerprint, spec, weights, tuple(records))
+    save_state(state, base / "output" / "lifelong" / f"{name}_00001.lifelong.safetensors")

@@ -12,7 +12,14 @@ from lifelong_core.backbone import Backbone, random_backbone
 from lifelong_core.concepts import Concept, ConceptTask, make_task
 from lifelong_core.errors import StateError
 from lifelong_core.lesson import LessonSettings
-from lifelong_core.methods import METHODS, check_consolidates, check_follows, learn, teach
+from lifelong_core.methods import (
+    METHODS,
+    check_consolidates,
+    check_follows,
+    check_separate,
+    learn,
+    teach,
+)
 from lifelong_core.methods.parts import start_afresh
 from lifelong_core.methods.table import Records
 from lifelong_core.seeding import generator
@@ -116,6 +123,18 @@ def test_methods_of_the_same_records_can_follow_one_another(
 def test_one_lesson_of_another_kind_is_found_among_many(backbone: Backbone) -> None:
     with pytest.raises(StateError, match="'my_1'.*'lora'"):
         check_follows(learned(backbone, "c_lora", "lora", "c_lora"), "c_lora")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_lessons_that_build_on_each_other_cannot_be_taken_apart(
+    backbone: Backbone, method: str
+) -> None:
+    state = learned(backbone, method, method)
+    if METHODS[method].records is Records.ADDED:
+        with pytest.raises(StateError, match=f"'my_0'.*'{method}'.*without them"):
+            check_separate(state)
+    else:
+        check_separate(state)
 
 
 @pytest.mark.parametrize("method", METHODS)
