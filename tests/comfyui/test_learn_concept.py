@@ -50,6 +50,32 @@ def test_a_lesson_teaches_model_and_clip(comfyui_server: ComfyServer) -> None:
     assert result.outputs["lesson"]["images"], "the node does not show its loss"
 
 
+def test_a_lesson_of_cidm_hands_out_the_model_of_its_own_concept(
+    comfyui_server: ComfyServer,
+) -> None:
+    """What elastic weights give a prompt with the new concept, to the bit."""
+    workflow = Workflow()
+    base = workflow.checkpoint()
+    state, *_ = workflow.lesson(base, workflow.folder(PHOTOS), "t_apart_1", method="cidm")
+    both, model, clip, _ = workflow.lesson(
+        base, workflow.folder("demo_cat"), "t_apart_2", noun="cat", state=state, method="cidm"
+    )
+    prompt = "a photo of embedding:t_apart_2 cat"
+    elastic = workflow.node(
+        "ElasticConceptWeights", model=base[0], clip=base[1], state=both, prompt=prompt,
+        sharpness=4.0,
+    )  # fmt: skip
+    workflow.picture(model, clip, base[2], prompt, "handed_out")
+    workflow.picture([elastic, 0], [elastic, 1], base[2], prompt, "elastic")
+    workflow.picture(*base, "a photo of a cat", "plain")
+    result = comfyui_server.run(workflow.graph)
+    handed_out, weighted, plain = (
+        latents(comfyui_server, result, name) for name in ("handed_out", "elastic", "plain")
+    )
+    assert np.array_equal(handed_out, weighted)
+    assert change(handed_out, plain) > 0.05
+
+
 def test_stock_models_stay_as_they_were(comfyui_server: ComfyServer) -> None:
     def run(seed: int, *, lesson: bool) -> RunResult:
         workflow = Workflow()
