@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lifelong_core.concepts import concept_phrase
 from lifelong_core.world.backgrounds import BACKGROUNDS, PHRASES
@@ -19,6 +20,8 @@ from lifelong_core.world.shapes import NOUNS
 from lifelong_core.world.streams import Character, PersonalStyle
 from lifelong_core.world.wearing import Wanted, verdict
 
+WITHIN = 0.75
+"""Least share of an object's cells that must lie in the mask: else it is drawn across its edge."""
 MARGIN = 8
 """Pixels between an object and the edge of the mask over it: one latent of the demo model."""
 Answers = dict[str, bool]
@@ -123,20 +126,23 @@ class EditCase:
     def answers(self, judge: Judge, pictures: Tensor) -> list[Answers]:
         """One entry per picture [B, 3, H, W].
 
-        noun_inside: an object whose middle is in the mask is of the concept's noun; edit_inside:
-        and in its look. neighbour_kept: one outside is still the other object."""
+        noun_inside: an object of the concept's noun lies in the mask; edit_inside: and is in its
+        look. neighbour_kept: an object outside is still the other one."""
         other = self.scene.things[1 - self.place]
         wanted = [Wanted(self.concept.noun, self.concept.look)]
         kept = [Wanted(other.noun, other.look)]
+        where = judge.where(pictures)[:, NOUNS.index(self.concept.noun)]
+        cells = F.adaptive_avg_pool2d(self.mask[None], where.shape[1:])
+        within = (where * cells).sum((1, 2)) >= WITHIN * where.sum((1, 2))
         found = []
-        for seen in judge.observe(pictures):
+        for seen, lies in zip(judge.observe(pictures), within.tolist(), strict=True):
             inside = [one for one in seen if self._masked(one.x, one.y)]
             outside = [one for one in seen if not self._masked(one.x, one.y)]
             edited = verdict(inside, wanted)
             found.append(
                 {
-                    "noun_inside": all(edited.named),
-                    "edit_inside": edited.all_present,
+                    "noun_inside": lies and all(edited.named),
+                    "edit_inside": lies and edited.all_present,
                     "neighbour_kept": verdict(outside, kept).all_present,
                 }
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -24,6 +26,7 @@ from lifelong_core.backbone import random_backbone
 from lifelong_core.concepts import Concept
 from lifelong_core.state import LifelongState, TaskRecord
 from lifelong_core.world.judge import load_judge
+from lifelong_core.world.scenes import Thing, render
 from lifelong_core.world.shapes import NOUNS
 from lifelong_core.world.streams import Character, PersonalStyle, toys10
 
@@ -97,6 +100,17 @@ def test_the_judge_tells_perfect_pictures_from_untouched_photos(studio: Studio) 
     assert mean["photo", "style_right"] == mean["photo", "edit_inside"] == 0
     assert mean["photo", "noun_inside"] == 0
     assert mean["photo", "noun_kept"] > 0.9 and mean["photo", "neighbour_kept"] > 0.9
+
+
+def test_a_concept_across_the_masks_edge_is_not_inside(studio: Studio) -> None:
+    """Drawn as large as the picture, its middle in the mask."""
+    case = edit_cases(CHARACTERS[0], 1)[0]
+    place = replace(case.scene.things[0].place, size=0.95, x=0.49)
+    large = Thing(case.concept.noun, case.concept.look, place)
+    picture = render(replace(case.scene, things=(large,))).image[None]
+    wide = replace(case, scene=replace(case.scene, things=(large, case.scene.things[1])))
+    assert not case.answers(studio.judge, picture)[0]["noun_inside"]
+    assert wide.answers(studio.judge, picture)[0]["noun_inside"]
 
 
 def test_the_ways_differ_in_word_adapter_and_mask_only(studio: Studio) -> None:
