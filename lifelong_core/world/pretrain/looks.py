@@ -1,6 +1,6 @@
-"""Where looks show: the share of every latent cell that patterns and parts change.
+"""Where looks show: how much of every latent cell is part or pattern.
 
-Looks are small and told in many words, so that in a plain mean of errors they hardly count.
+Parts are small and looks told in many words, so that in a plain mean of errors they hardly count.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from .dataset import CHUNK, HELD_OUT, Scenes
 CELL = 8  # pixels of a latent cell's side
 SIDE = SIZE // CELL
 VISIBLE = 0.12  # change of a channel from which on a pixel counts: colours are jittered by less
-WEIGHT = 8.0  # how much more than others a cell counts that shows nothing but look
+BODY = 0.5  # what a patterned body's pixel counts beside a part's
+WEIGHT = 8.0  # how much more than others a cell counts that shows nothing but parts
 ODDS = 4.0  # how much more often than others scenes with looks are shown
 
 
 def look_shares(scenes: Scenes, workers: int = 1) -> Tensor:
-    """float [scenes + HELD_OUT, 16, 16]: share of each latent cell's pixels that the objects'
-    looks change; made once, kept."""
+    """float [scenes + HELD_OUT, 16, 16]: share of each latent cell's pixels that show a part, and
+    half of those that show a patterned body; made once, kept."""
     path = scenes.folder / f"looks-{scenes.seed}-{scenes.count}.npy"
     if not path.exists():
         total = len(scenes) + HELD_OUT
@@ -60,14 +61,22 @@ def odds(shares: Tensor) -> Tensor:
 
 def _chunk(scenes: Scenes, start: int, stop: int) -> np.ndarray:
     torch.set_num_threads(1)
-    return np.stack([_changed(scenes.scene(index)) for index in range(start, stop)])
+    return np.stack([_shown(scenes.scene(index)) for index in range(start, stop)])
 
 
-def _changed(scene: Scene) -> np.ndarray:
-    """uint8 [16, 16]: pixels of each cell that look different without the look."""
+def _shown(scene: Scene) -> np.ndarray:
+    """uint8 [16, 16]: pixels of each cell that show a look."""
     if all(thing.look.is_plain for thing in scene.things):
         return np.zeros((SIDE, SIDE), dtype=np.uint8)
-    plain = tuple(replace(thing, look=Look(thing.look.colour)) for thing in scene.things)
-    change = render(scene).image - render(replace(scene, things=plain)).image
+    drawn = render(scene)
+    bare = tuple(replace(thing, look=_without_parts(thing.look)) for thing in scene.things)
+    change = drawn.image - render(replace(scene, things=bare)).image
     seen = (change.abs().amax(0) > VISIBLE).float()
+    for thing, mask in zip(scene.things, drawn.masks, strict=True):
+        if thing.look.pattern != "plain":
+            seen = seen.maximum(BODY * mask)
     return (F.avg_pool2d(seen[None], CELL)[0] * CELL**2).round().byte().numpy()
+
+
+def _without_parts(look: Look) -> Look:
+    return Look(look.colour, look.pattern, look.second)

@@ -93,7 +93,7 @@ def train_unet(
     begin_from: Path | None = None,
 ) -> Backbone:
     """Train (or load) on `latents` [N + HELD_OUT, 4, 16, 16], `ids` [N + HELD_OUT, V, 77] and
-    the `shares` [N + HELD_OUT, 16, 16] of their cells that looks change.
+    the `shares` [N + HELD_OUT, 16, 16] of their cells that show looks (`look_shares`).
 
     Begins from nothing or from the UNet and text encoder of the checkpoint `begin_from`. Returns
     a demo backbone whose VAE is not the one that made the latents.
