@@ -14,6 +14,7 @@ from lifelong_core.world.backgrounds import BACKGROUNDS, PHRASES
 from lifelong_core.world.captions import article, full_phrase
 from lifelong_core.world.dice import Dice
 from lifelong_core.world.judge import Judge
+from lifelong_core.world.judge_net import GRID
 from lifelong_core.world.looks import plain_look
 from lifelong_core.world.scenes import Rendering, Scene, Thing, placements, render
 from lifelong_core.world.shapes import NOUNS
@@ -132,7 +133,7 @@ class EditCase:
         wanted = [Wanted(self.concept.noun, self.concept.look)]
         kept = [Wanted(other.noun, other.look)]
         where = judge.where(pictures)[:, NOUNS.index(self.concept.noun)]
-        cells = F.adaptive_avg_pool2d(self.mask[None], where.shape[1:])
+        cells = F.adaptive_avg_pool2d(self.mask[None], (GRID, GRID))
         within = (where * cells).sum((1, 2)) >= WITHIN * where.sum((1, 2))
         found = []
         for seen, lies in zip(judge.observe(pictures), within.tolist(), strict=True):
