@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .concept_attention_artist_sampler import ConceptAttentionArtistSampler
 from .consolidate_ewc_dc import ConsolidateEWCDC
+from .context_controllable_sampler import ContextControllableSampler
 from .demo_model import register_demo_model
 from .elastic_concept_weights import ElasticConceptWeights
 from .export_lora import ExportLifelongLora
@@ -15,6 +16,7 @@ from .lifelong_report import LifelongReport
 from .load_concept_photos import LoadConceptPhotos
 from .orthogonal_attention_guidance import OrthogonalAttentionGuidance
 from .rainbow_memory_bank import RainbowMemoryBank
+from .regional_concept import RegionalConcept
 from .state_nodes import ApplyLifelongState, LoadLifelongState, SaveLifelongState
 
 NODES: list[type[io.ComfyNode]] = [
@@ -24,6 +26,8 @@ NODES: list[type[io.ComfyNode]] = [
     RainbowMemoryBank,
     ConceptAttentionArtistSampler,
     OrthogonalAttentionGuidance,
+    RegionalConcept,
+    ContextControllableSampler,
     SaveLifelongState,
     LoadLifelongState,
     ApplyLifelongState,

@@ -11,3 +11,8 @@ LifelongStateType = io.Custom(LIFELONG_STATE)
 MEMORY_BANK = "MEMORY_BANK"
 
 MemoryBankType = io.Custom(MEMORY_BANK)
+
+REGIONS = "REGIONS"
+"""A tuple of `PlacedRegion`."""
+
+RegionsType = io.Custom(REGIONS)
