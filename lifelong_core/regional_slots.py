@@ -91,6 +91,7 @@ def encode_slots(
     """
     made: dict[int, Adapter] = {}
     adapters: list[Adapter | None] = []
+    known: dict[tuple[object, ...], Conditioning] = {}
     encoded = []
     for slot in slots:
         adapter = None
@@ -99,8 +100,14 @@ def encode_slots(
                 slot.state.adapter_spec, backbone, slot.state.adapter
             )
             made[id(slot.state)] = adapter
-        with nullcontext() if adapter is None else adapter.attached(backbone):
-            encoded.append(backbone.text.encode([negative, slot.prompt], slot.vectors))
+        reads = adapter if adapter is not None and adapter.spec.text_encoder else None
+        # States that were made of one another share their concepts.
+        concepts = () if slot.state is None else tuple(map(id, slot.state.concepts))
+        key = (slot.prompt, id(reads), concepts, slot.state is None)
+        if key not in known:
+            with nullcontext() if reads is None else reads.attached(backbone):
+                known[key] = backbone.text.encode([negative, slot.prompt], slot.vectors)
+        encoded.append(known[key])
         adapters.append(adapter)
     return adapters, Conditioning.cat(encoded)
 

@@ -38,14 +38,15 @@ class Row:
 class Part:
     """Cells that one slot answers for in the same way in several rows.
 
-    rows: [r]; cells: [n], positions of a layer; shares: [n] in (0, 1], the slot's weight there;
-    prompts: the number of each row's encoded prompt, [r].
+    rows: [r], None for all; cells: [n], positions of a layer; shares: [n] in (0, 1), the slot's
+    weight there, None where no other slot has any; prompts: the number of each row's encoded
+    prompt, [r].
     """
 
     slot: int
-    rows: Tensor
+    rows: Tensor | None
     cells: Tensor
-    shares: Tensor
+    shares: Tensor | None
     prompts: tuple[int, ...]
 
 
@@ -92,9 +93,9 @@ class Layout:
                 parts.append(
                     Part(
                         slot,
-                        rows.to(self._device),
+                        None if len(rows) == len(self.rows) else rows.to(self._device),
                         cells.to(self._device),
-                        own[cells].to(self._device),
+                        None if own[cells].min() > 1 - NOTHING else own[cells].to(self._device),
                         tuple(prompt for prompt in prompts if prompt is not None),
                     )
                 )
@@ -131,10 +132,30 @@ def spread(parts: Sequence[Part], x: Tensor, answer: Callable[[Part, Tensor], Te
         return answer(parts[0], x)
     total: Tensor | None = None
     for part in parts:
-        at = (part.rows[:, None], part.cells)
-        found = answer(part, x[at])
+        found = answer(part, _at(part, x))
         if total is None:
             total = found.new_zeros(*x.shape[:2], found.shape[-1])
-        total[at] += part.shares[:, None].to(found.dtype) * found
+        _put(part, total, found)
     assert total is not None
     return total
+
+
+def _at(part: Part, x: Tensor) -> Tensor:
+    """[R, N, C] -> [r, n, C]."""
+    if part.rows is None:
+        return x.index_select(1, part.cells)
+    return x[part.rows[:, None], part.cells]
+
+
+def _put(part: Part, total: Tensor, found: Tensor) -> None:
+    """Add what a part gives [r, n, C] to [R, N, C] in place."""
+    if part.shares is not None:
+        found = part.shares[:, None].to(found.dtype) * found
+        if part.rows is None:
+            total.index_add_(1, part.cells, found)
+        else:
+            total[part.rows[:, None], part.cells] += found
+    elif part.rows is None:
+        total.index_copy_(1, part.cells, found)
+    else:
+        total[part.rows[:, None], part.cells] = found

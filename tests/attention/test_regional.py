@@ -151,6 +151,7 @@ def test_soft_edges_mix_what_both_sides_give(backbone: Backbone) -> None:
     _, _, outside = _run(backbone, adapters, _layout([Row((1, None), 1)], LEFT), path)
     share = torch.zeros(256)
     part = next(part for part in soft.parts(256) if part.slot == 1)
+    assert part.shares is not None
     share[part.cells] = part.shares
     assert 0 < float(share.reshape(16, 16)[0, 8]) < 0.5
     assert torch.allclose(mixed, outside + share[:, None] * (inside - outside), atol=1e-5)
