@@ -3,6 +3,8 @@
 python -m benchmarks.routing_speed: on the demo model, with a state of 50 made concepts.
 
 - One concept by hard routing and by elastic weights against the base model alone.
+- One, two and three regions, each with its own concept, and automatic regions for two concepts,
+  against the same.
 - Preparing a prompt: its weights, the adapter that they make, and attaching it; for prompts that
   name more and more of the 50 concepts.
 
@@ -25,6 +27,7 @@ import torch
 
 from benchmarks.made_state import made_state
 from benchmarks.record import RESULTS, Recorder
+from benchmarks.regional_cases import regional_ratios, regional_works
 from lifelong_core.backbone import Backbone, load_backbone
 from lifelong_core.concepts import make_task
 from lifelong_core.consolidation.elastic_weights import SHARPNESS, elastic_state
@@ -126,13 +129,14 @@ def main() -> None:
     bench = made_bench(load_backbone(weights_path("demo"), device=options.device), STEPS)
     clock = wall_clock if on_gpu else time.process_time
     works = {name: case(bench) for name, case in CASES.items()}
+    works |= regional_works(bench.backbone, bench.state, bench.steps)
     drawing = interleaved(works, rounds=options.rounds, clock=clock)
     preparing = interleaved(
         {f"prepare_{count}": preparation(bench, count) for count in ACTIVE},
         rounds=options.rounds,
         clock=clock,
     )
-    result = summary(drawing, preparing)
+    result = summary(drawing, preparing) | regional_ratios(drawing, PLAIN)
     recorder.write(result, [row(name, took) for name, took in (drawing | preparing).items()])
     say(json.dumps(result, indent=1))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import routing_speed
+from benchmarks.regional_cases import AUTOMATIC, REGIONS, regional_ratios
 from benchmarks.routing_speed import (
     ACTIVE,
     CASES,
@@ -83,7 +84,7 @@ def test_ratios_are_over_plain_and_the_largest_counts() -> None:
 def test_the_command_records_what_it_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = made_bench(random_backbone("demo"), steps=1, concepts=max(ACTIVE))
+    small = made_bench(random_backbone("demo"), steps=2, concepts=max(ACTIVE))
     monkeypatch.setattr(routing_speed, "made_bench", lambda *_: small)
     monkeypatch.setattr("sys.argv", ["routing_speed", "--rounds", "1", "--out", str(tmp_path)])
     threads = []
@@ -92,5 +93,18 @@ def test_the_command_records_what_it_measured(
     routing_speed.main()
     result = read_json(tmp_path / "routing_speed.json")
     assert threads == [1] and result["command"].endswith("--rounds 1")
-    assert {one["run"] for one in result["runs"]} == {*CASES, *(f"prepare_{n}" for n in ACTIVE)}
+    regional = {AUTOMATIC, *(f"regions_{n}" for n in REGIONS)}
+    prepared = {f"prepare_{n}" for n in ACTIVE}
+    assert {one["run"] for one in result["runs"]} == {*CASES, *regional, *prepared}
     assert result["summary"]["routed_over_plain"] > 0
+    assert list(result["summary"]["regions_over_plain"]) == ["1", "2", "3"]
+
+
+def test_regions_are_counted_and_over_plain() -> None:
+    drawing = {"plain": [2.0, 2.0, 9.0], AUTOMATIC: [2.5, 2.5, 1.0]}
+    drawing |= {f"regions_{count}": [float(count)] for count in REGIONS}
+    found = regional_ratios(drawing, "plain")
+    assert found == {
+        "regions_over_plain": {1: 0.5, 2: 1.0, 3: 1.5},
+        "automatic_over_plain": 1.25,
+    }
