@@ -37,7 +37,7 @@ import nodes
 PROMPT = "a photo of a red dog and a blue cat"
 PAIRS = "red dog\nblue cat"
 STEPS = 4
-STRONG = 30.0
+STRONG = 480.0
 """Weights that are random need more than trained ones to move visibly."""
 
 
