@@ -1,7 +1,8 @@
 """Regions without boxes: where an early step's attention puts each concept.
 
-After FreeFuse (2025), whose regions also grow to cells that resemble the anchors. In the demo model
-that made them worse: a horizon resembles itself over the whole width of a picture.
+After FreeFuse (2025), whose regions also grow to cells that resemble the anchors. On four pictures
+of one pair by the demo model that made them worse, so it is left out: a horizon resembles itself
+over the whole width of a picture.
 """
 
 from __future__ import annotations
