@@ -22,6 +22,7 @@ from benchmarks.guidance_cells import Cell, Studio, cell_path, cell_values, judg
 from benchmarks.guidance_groups import Group, base_pairs, toy_pairs, toy_triples
 from benchmarks.guidance_judging import judge_ceiling
 from benchmarks.guidance_table import BASE, CellKey, Values, sheet, summarised
+from benchmarks.options import add_drawing_options
 from benchmarks.record import RESULTS, Recorder
 from benchmarks.taught import taught_state
 from lifelong_core.attention import AttentionGuidance, GuidanceSettings, map_layers
@@ -124,10 +125,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=PAIRS, help="of toys, and of plain objects")
     parser.add_argument("--triples", type=int, default=TRIPLES)
     parser.add_argument("--pictures", type=int, default=PICTURES, help="per prompt")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--work", type=Path, default=Path(".cache/bench"), help="of the lessons")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    add_drawing_options(parser, STEPS)
     return parser.parse_args()
 
 

@@ -20,23 +20,17 @@ from typing import Any
 import torch
 
 from benchmarks.guidance_table import sheet
+from benchmarks.options import add_drawing_options
 from benchmarks.record import RESULTS, Recorder
 from benchmarks.region_cells import QUESTIONS, WAYS, Studio, cell_path, judged, judged_cell
 from benchmarks.region_groups import PLACES, Row, character_rows
-from lifelong_core.backbone import Backbone, load_backbone
-from lifelong_core.consolidation import consolidation_defaults
+from benchmarks.taught import taught_state
+from lifelong_core.backbone import load_backbone
 from lifelong_core.errors import InputError
-from lifelong_core.evaluation.extractors import WORLD, extractor_named
 from lifelong_core.evaluation.interval import interval
-from lifelong_core.evaluation.protocol import Protocol
-from lifelong_core.evaluation.reference import Bench
-from lifelong_core.evaluation.run import Run
-from lifelong_core.evaluation.stream import stream_named
-from lifelong_core.evaluation.ways import way_named
 from lifelong_core.files import read_json
 from lifelong_core.launch.console import say
 from lifelong_core.launch.paths import CACHE
-from lifelong_core.lesson import defaults_for
 from lifelong_core.state import LifelongState, load_state
 from lifelong_core.world.evaluate import reconstructed
 from lifelong_core.world.judge import load_judge
@@ -55,7 +49,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     backbone = load_backbone(weights_path("demo"), device=options.device)
-    state = _state(options, backbone)
+    seed = options.stream_seed
+    state = (
+        load_state(options.state)
+        if options.state
+        else taught_state(backbone, "toys10", seed, options.adapter, options.work)
+    )
     rows = _rows(options, state)
     studio = Studio(
         backbone, state, load_judge(), options.pictures, options.steps, options.stream_seed, WORK
@@ -158,27 +157,6 @@ def _rows(options: argparse.Namespace, state: LifelongState) -> list[Row]:
     return rows
 
 
-def _state(options: argparse.Namespace, backbone: Backbone) -> LifelongState:
-    """The state with all toys. Taught unless a run of the bench, or of this, did before."""
-    if options.state:
-        return load_state(options.state)
-    seed, family = options.stream_seed, backbone.family
-    usual = replace(defaults_for(family.name), seed=seed)
-    after = replace(consolidation_defaults(family.name), precision=usual.precision, seed=seed)
-    bench = Bench(backbone, (extractor_named(WORLD),), Protocol(), options.work)
-    stream = stream_named("toys10", seed, size=family.default_size)
-    run = Run(bench, stream, way_named(options.adapter), usual, after)
-    if run.state_path.exists():
-        return load_state(run.state_path)
-    say(f"Teaching {options.adapter} the ten toys.")
-    tasks = [subject.task for subject in stream.subjects]
-    state: LifelongState | None = None
-    for number in range(1, len(tasks) + 1):
-        state = run.way.lesson(run.room, tasks[:number], state)
-    assert state is not None, "the stream has toys"
-    return state
-
-
 def _tell_cost(studio: Studio, rows: Sequence[Row]) -> None:
     """Say how many pictures are left to draw and how long they take, from one of each way."""
     left = [(row, way) for row in rows for way in WAYS if not cell_path(studio, row, way).exists()]
@@ -202,10 +180,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--triples", type=int, default=TRIPLES)
     parser.add_argument("--pictures", type=int, default=PICTURES, help="per row and place")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--work", type=Path, default=Path(".cache/bench"), help="of the lessons")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    add_drawing_options(parser, STEPS)
     return parser.parse_args()
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.options import add_drawing_options
 from benchmarks.record import RESULTS, Recorder
 from benchmarks.taught import taught_state
 from benchmarks.versatile_cases import edit_cases, style_cases
@@ -94,10 +95,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--photos", type=int, default=PHOTOS, help="per style")
     parser.add_argument("--edits", type=int, default=EDITS, help="photos per character")
     parser.add_argument("--pictures", type=int, default=PICTURES, help="per photo")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--work", type=Path, default=Path(".cache/bench"), help="of the lessons")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    add_drawing_options(parser, STEPS)
     return parser.parse_args()
 
 
