@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from benchmarks.learn_concept import clip_hash
 from benchmarks.record import Recorder
-from benchmarks.world_concepts import STREAMS, measure_concepts
+from benchmarks.world_concepts import STREAMS, first_kept_without_prior, measure_concepts
 from benchmarks.world_samplers import measure_samplers
 from lifelong_core.backbone import Backbone, load_backbone
 from lifelong_core.files import load_tensors, read_json, save_tensors, write_json
@@ -68,6 +69,7 @@ def main() -> None:
     parts: dict[str, Part] = {
         "prompts": lambda path: prompts_part(backbone, settings, path),
         "concepts": lambda path: concepts_part(backbone, folder / "prompts", path),
+        "forgetting": lambda _path: forgetting_part(backbone, folder / "prompts"),
         "samplers": lambda path: samplers_part(settings, options.sampled, folder / "prompts", path),
         "speed": lambda _path: speed_part(backbone),
     }
@@ -104,10 +106,20 @@ def prompts_part(backbone: Backbone, settings: EvaluateSettings, folder: Path) -
 
 def concepts_part(backbone: Backbone, prompts: Path, folder: Path) -> dict[str, Any]:
     """Twenty characters learned alone, five in sequence."""
-    base = load_tensors(prompts / "plain.safetensors")[0]["pictures"].float() / 255
-    summary, rows, sheet = measure_concepts(backbone, base)
+    summary, rows, sheet = measure_concepts(backbone, plain_pictures(prompts))
     write_png(to_picture(sheet), folder / "concepts.png")
     return {"summary": summary, "runs": rows}
+
+
+def forgetting_part(backbone: Backbone, prompts: Path) -> dict[str, Any]:
+    """Five characters in sequence without prior preservation."""
+    kept = first_kept_without_prior(backbone, plain_pictures(prompts))
+    return {"summary": {"first_kept_without_prior": kept}, "runs": []}
+
+
+def plain_pictures(prompts: Path) -> Tensor:
+    """The base model's pictures of plain objects, [B, 3, H, W] in [0, 1]."""
+    return load_tensors(prompts / "plain.safetensors")[0]["pictures"].float() / 255
 
 
 def samplers_part(
@@ -132,11 +144,12 @@ def speed_part(backbone: Backbone) -> dict[str, Any]:
 def summarised(
     prompts: dict[str, Any],
     concepts: dict[str, Any],
+    forgetting: dict[str, Any],
     samplers: dict[str, Any],
     speed: dict[str, Any],
 ) -> dict[str, Any]:
     """The keys that other pages refer to."""
-    learned = concepts["summary"]
+    learned = concepts["summary"] | forgetting["summary"]
     names = {
         "gain": "concept_gain",
         "margin": "concept_margin",
@@ -146,6 +159,7 @@ def summarised(
         "noun_right": "concept_noun",
         "noun_shift": "plain_noun_shift",
         "first_kept": "first_concept_kept",
+        "first_kept_without_prior": "first_concept_kept_without_prior",
     }
     return {
         **{key: _rounded(value) for key, value in prompts["summary"].items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
@@ -22,6 +22,7 @@ from lifelong_core.evaluation.features import (
 )
 from lifelong_core.evaluation.prompts import evaluation_prompts
 from lifelong_core.launch.console import say
+from lifelong_core.lesson import LessonSettings, defaults_for
 from lifelong_core.methods import learn
 from lifelong_core.sampling import generate
 from lifelong_core.state import LifelongState
@@ -129,12 +130,25 @@ def similarity(space: FeatureSpace, pictures: Tensor, to: Drawn) -> float:
     return float(image_alignment(space, pictures, to.renders).mean())
 
 
-def first_kept(backbone: Backbone, first: Drawn, space: FeatureSpace) -> float:
+def first_kept_without_prior(backbone: Backbone, base_pictures: Tensor) -> float:
+    """`first_kept` by lessons without pictures of the plain noun: fine-tuning and nothing else."""
+    settings = replace(defaults_for(backbone.family.name), prior_count=0)
+    space = clip_space(load_world_clip()).centred_on(base_pictures)
+    toy = toys5(STREAMS[0])[0]
+    task = task_of(toy, backbone.family.default_size)
+    state = learn(backbone, task, settings=settings, workspace=WORKSPACE)
+    first = drawn_with(backbone, toy, state, draw(backbone, None, toy.noun))
+    return first_kept(backbone, first, space, settings)
+
+
+def first_kept(
+    backbone: Backbone, first: Drawn, space: FeatureSpace, settings: LessonSettings | None = None
+) -> float:
     """The share of its gain that the first of five concepts keeps under plain fine-tuning."""
     state = None
     for toy in toys5(STREAMS[0]):
         task = task_of(toy, backbone.family.default_size)
-        state = learn(backbone, task, state=state, workspace=WORKSPACE)
+        state = learn(backbone, task, state=state, settings=settings, workspace=WORKSPACE)
     assert state is not None
     last = drawn_with(backbone, first.toy, state, first.base)
     alone, end, base = (
