@@ -21,9 +21,10 @@ from ..scenes import Scene, placements
 from ..shapes import NOUNS
 from ..small import SMALL
 from ..styles import Style
+from .arrays import cached
 from .clip_words import facts_of, falsified, levels
 from .dataset import HELD_OUT, Scenes, to_images
-from .small_pictures import cached, rebuilt_pictures, rendered, small_pictures, spoil, vae_key
+from .small_pictures import rebuilt_pictures, rendered, small_pictures, spoil, vae_key
 
 VARIANTS = 4
 REBUILT_SHARE = 0.3  # of the pictures shown, through the VAE

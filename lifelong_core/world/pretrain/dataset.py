@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...files import atomic_write
 from ..captions import caption_of
 from ..dice import Dice
 from ..scenes import SIZE, Scene, random_scene, render
+from .arrays import cached, in_processes
 
-log = logging.getLogger(__name__)
-
-CHUNK = 1000
 HELD_OUT = 512  # scenes at the end that no stage trains on
 WILD = 0.4  # share of scenes in colours from the whole cube, for VAE only
 
@@ -49,27 +44,15 @@ class Scenes:
 
     def pictures(self, workers: int = 1) -> np.ndarray:
         """uint8 [count + HELD_OUT, 128, 128, 3], rendered once and then memory-mapped."""
-        if not self._path.exists():
-            self._render(workers)
-        return np.load(self._path, mmap_mode="r")
+        return cached(self._path, lambda: self._render(workers))
 
-    def _render(self, workers: int) -> None:
-        total = self.count + HELD_OUT
-        starts = range(0, total, CHUNK)
+    def _render(self, workers: int) -> np.ndarray:
+        total, first = self.count + HELD_OUT, 0
         pixels = np.empty((total, SIZE, SIZE, 3), dtype=np.uint8)
-        with ProcessPoolExecutor(workers) as pool:
-            jobs = [pool.submit(self._chunk, start, min(start + CHUNK, total)) for start in starts]
-            for start, job in zip(starts, jobs, strict=True):
-                chunk = job.result()
-                pixels[start : start + len(chunk)] = chunk
-        log.info("rendered %d scenes", total)
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-        def write(path: Path) -> None:
-            with open(path, "wb") as handle:
-                np.save(handle, pixels)
-
-        atomic_write(self._path, write)
+        for chunk in in_processes(self._chunk, total, workers):
+            pixels[first : first + len(chunk)] = chunk
+            first += len(chunk)
+        return pixels
 
     def _chunk(self, start: int, stop: int) -> np.ndarray:
         torch.set_num_threads(1)

@@ -19,8 +19,9 @@ from ..judge_net import ATTRIBUTES, GLOBALS, GRID, READ
 from ..looks import fancy_look, plain_look
 from ..scenes import Scene, Thing, placements, render
 from ..shapes import NOUNS
+from .arrays import cached
 from .dataset import HELD_OUT, Scenes, to_images
-from .small_pictures import cached, rebuilt_pictures, rendered, spoil
+from .small_pictures import rebuilt_pictures, rendered, spoil
 
 MOST = 3  # objects in a scene
 ODD = 3000  # scenes with a noun twice or with no object, which captions never ask for

@@ -5,19 +5,18 @@ Parts are small and looks told in many words, so that in a plain mean of errors 
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...files import atomic_write
 from ..looks import Look
 from ..scenes import SIZE, Scene, render
-from .dataset import CHUNK, HELD_OUT, Scenes
+from .arrays import cached, in_processes
+from .dataset import HELD_OUT, Scenes
 
 CELL = 8  # pixels of a latent cell's side
 SIDE = SIZE // CELL
@@ -31,21 +30,13 @@ def look_shares(scenes: Scenes, workers: int = 1) -> Tensor:
     """float [scenes + HELD_OUT, 16, 16]: share of each latent cell's pixels that show a part, and
     half of those that show a patterned body; made once, kept."""
     path = scenes.folder / f"looks-{scenes.seed}-{scenes.count}.npy"
-    if not path.exists():
-        total = len(scenes) + HELD_OUT
-        starts = range(0, total, CHUNK)
-        with ProcessPoolExecutor(workers) as pool:
-            jobs = [
-                pool.submit(_chunk, scenes, start, min(start + CHUNK, total)) for start in starts
-            ]
-            shares = np.concatenate([job.result() for job in jobs])
+    shares = cached(path, lambda: _made(scenes, workers))
+    return torch.from_numpy(np.array(shares)).float() / CELL**2
 
-        def write(temporary: Path) -> None:
-            with open(temporary, "wb") as handle:
-                np.save(handle, shares)
 
-        atomic_write(path, write)
-    return torch.from_numpy(np.load(path)).float() / CELL**2
+def _made(scenes: Scenes, workers: int) -> np.ndarray:
+    chunks = in_processes(partial(_chunk, scenes), len(scenes) + HELD_OUT, workers)
+    return np.concatenate(list(chunks))
 
 
 def cell_weights(shares: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -12,12 +11,11 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...files import atomic_write, content_hash
+from ...files import content_hash
 from ..scenes import Scene, render
 from ..small import shrink
+from .arrays import cached
 from .dataset import to_images
-
-log = logging.getLogger(__name__)
 
 CHUNK = 16  # small batches stay in the cache, where a CPU decodes twice as fast
 BLOTCHES = 16  # per side, one per latent cell
@@ -54,20 +52,6 @@ def _through(vae: AutoencoderTiny) -> Callable[[Tensor], Tensor]:
         return (decoded.float() / 2 + 0.5).clamp(0, 1).cpu()
 
     return through
-
-
-def cached(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array in `path`, made and written first if there is none; memory-mapped."""
-    if not path.exists():
-        array = make()
-
-        def write(temporary: Path) -> None:
-            with open(temporary, "wb") as handle:
-                np.save(handle, array)
-
-        atomic_write(path, write)
-        log.info("wrote %s %s", path.name, array.shape)
-    return np.load(path, mmap_mode="r")
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from ...prompts.tokenizer import tokenizer
 from ...seeding import generator
 from ..captions import caption_of
 from ..dice import Dice
+from .arrays import cached
 from .dataset import HELD_OUT, Scenes
 from .looks import cell_weights, odds
 from .parallel import share
@@ -62,10 +63,13 @@ class DemoNet(nn.Module):
 def caption_ids(scenes: Scenes) -> Tensor:
     """Token ids int32 [scenes + HELD_OUT, VARIANTS, 77] of every caption; made once, kept."""
     path = scenes.folder / f"captions-{scenes.seed}-{scenes.count}-{VARIANTS}.npy"
-    if not path.exists():
-        rows = [_ids(scenes, index) for index in range(len(scenes) + HELD_OUT)]
-        np.save(path, np.array(rows, dtype=np.int32))
-    return torch.from_numpy(np.load(path))
+    ids = cached(
+        path,
+        lambda: np.array(
+            [_ids(scenes, index) for index in range(len(scenes) + HELD_OUT)], dtype=np.int32
+        ),
+    )
+    return torch.from_numpy(np.array(ids))
 
 
 def _ids(scenes: Scenes, index: int) -> list[list[int]]:
