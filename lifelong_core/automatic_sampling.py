@@ -18,12 +18,12 @@ from .attention.regional import RegionalUnet
 from .attention.regions import check_mixture
 from .attention.words import PromptPlaces, find_pairs, prompt_tokens
 from .backbone import Backbone
-from .concepts import Concept, mentions
+from .concepts import Concept, mentions, without_mentions
 from .drawing import knowing
 from .errors import InputError
 from .methods import drawing_state
 from .regional_sampler import RegionalSampler, Report, draw_in_batches
-from .regional_slots import Slot, encode_slots, routed_slot, whole_row, without
+from .regional_slots import Slot, encode_slots, routed_slot, whole_row
 from .sampling import StepCallback, check_sampling, generate
 from .state import LifelongState
 
@@ -89,7 +89,7 @@ def generate_automatic(
         prompt_tokens(backbone.text.tokenize(prompt, state.vectors)),
         [(concept.token, concept.noun) for concept in placed],
     )
-    rest = routed_slot(backbone, state, prompt, without(prompt, tokens))
+    rest = routed_slot(backbone, state, prompt, without_mentions(prompt, tokens))
     own = [routed_slot(backbone, state, prompt, concept.phrase) for concept in placed]
 
     def sampler(slots: Sequence[Slot]) -> RegionalSampler:

@@ -158,7 +158,18 @@ def check_new_token(token: str, text: TextStack, state: LifelongState | None = N
 
 def mentions(prompt: str, token: str) -> bool:
     """Whether `prompt` contains `embedding:<token>` (and not merely a longer name)."""
-    return re.search(rf"embedding:{re.escape(token)}(?![A-Za-z0-9_-])", prompt) is not None
+    return _mention(token).search(prompt) is not None
+
+
+def without_mentions(prompt: str, tokens: Sequence[str]) -> str:
+    """`prompt` in which these concept tokens are not named."""
+    for token in tokens:
+        prompt = _mention(token).sub("", prompt)
+    return prompt
+
+
+def _mention(token: str) -> re.Pattern[str]:
+    return re.compile(rf"embedding:{re.escape(token)}(?![A-Za-z0-9_-])")
 
 
 def _checked_picture(image: Tensor, number: int) -> Tensor:

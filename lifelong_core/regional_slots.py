@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from .adapters.frozen import frozen_adapter
 from .attention.layout import Row
 from .attention.regions import Region
 from .backbone import Backbone, Conditioning
-from .concepts import mentions
+from .concepts import mentions, without_mentions
 from .errors import InputError
 from .methods import drawing_state
 from .prompts import ConceptVectors
@@ -41,7 +40,7 @@ def region_slots(
     """
     if state is None or isinstance(state, LifelongState):
         named = [region.prompt for region in regions]
-        whole = (prompt, without(prompt, _named(state, named)))
+        whole = (prompt, without_mentions(prompt, _named(state, named)))
         return [
             routed_slot(backbone, state, *whole),
             *(routed_slot(backbone, state, own, own) for own in named),
@@ -72,13 +71,6 @@ def _named(state: LifelongState | None, prompts: Sequence[str]) -> list[str]:
     """The state's concept tokens that any of the prompts names."""
     concepts = state.concepts if state is not None else ()
     return [one.token for one in concepts if any(mentions(text, one.token) for text in prompts)]
-
-
-def without(prompt: str, tokens: Sequence[str]) -> str:
-    """`prompt` in which these concept tokens are not named."""
-    for token in tokens:
-        prompt = re.sub(rf"embedding:{re.escape(token)}(?![A-Za-z0-9_-])", "", prompt)
-    return prompt
 
 
 def encode_slots(
