@@ -15,8 +15,7 @@ from .. import __version__
 from ..backbone import Backbone
 from ..concepts import Concept, ConceptTask
 from ..errors import InputError
-from ..files import check_writable, content_hash
-from ..finished import finished_before, keep_finished
+from ..files import content_hash
 from ..lesson import LessonSettings, defaults_for
 from ..state import LifelongState, TaskRecord
 from ..training import ParameterGroup, Pictures, ProgressCallback, Session
@@ -28,6 +27,7 @@ from ..training.lesson import (
     prepare_lesson,
     train_adapter,
 )
+from .kept import kept_lesson
 from .learning import CODE_VERSION, check_lesson
 from .parts import denoise_concept, preserve_prior, start_afresh
 
@@ -61,23 +61,11 @@ def learn_joint(
         METHOD, [task.content_hash for task in tasks], settings.to_json(),
         backbone.content_hash, __version__, CODE_VERSION,
     )  # fmt: skip
-    finished = workspace / "lessons" / f"{key}.lifelong.safetensors" if workspace else None
-    known = finished_before(finished)
-    if known is not None:
-        return known
-    if workspace is not None:
-        check_writable(workspace)
-    session = Session(workspace / "sessions" / f"{key}.safetensors", key) if workspace else None
-    learned = _learn(
-        _lessons(backbone, tasks, settings),
-        session,
-        workspace / "priors" if workspace else None,
-        on_progress,
-    )
-    keep_finished(learned, finished)
-    if session is not None:
-        session.remove()
-    return learned
+
+    def run(session: Session | None, priors: Path | None) -> LifelongState:
+        return _learn(_lessons(backbone, tasks, settings), session, priors, on_progress)
+
+    return kept_lesson(workspace, key, run)
 
 
 def _check(backbone: Backbone, tasks: Sequence[ConceptTask], settings: LessonSettings) -> None:

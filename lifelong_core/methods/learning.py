@@ -11,14 +11,14 @@ from ..backbone import Backbone
 from ..concepts import ConceptTask, check_new_token
 from ..consolidation import ConsolidationSettings, consolidate, consolidation_defaults
 from ..errors import FileError, InputError, TrainingError
-from ..files import check_writable, content_hash
-from ..finished import finished_before, keep_finished
+from ..files import content_hash
 from ..lesson import LessonSettings, defaults_for, for_adapter
 from ..memory import FeatureModel, MemorySettings, ShortTermMemory
 from ..state import LifelongState, save_state
 from ..training import ProgressCallback, Session
 from ..training.lesson import Lesson, finished_state, prepare_lesson, run_lesson, unfinished_state
 from ..training.precision import check_precision
+from .kept import kept_lesson
 from .records import check_follows
 from .replaying import check_memory, draw_memory, memorise, memory_model
 from .table import METHODS, Records
@@ -65,41 +65,33 @@ def learn(
     check_memory(task, state, method, memory)
     features = memory_model(state, method, features)
     key = lesson_key(backbone, task, state, method, settings, memory)
-    finished = workspace / "lessons" / f"{key}.lifelong.safetensors" if workspace else None
-    known = finished_before(finished)
-    if known is not None:
-        return memorise(known, task, features)
-    if workspace is not None:
-        check_writable(workspace)
-    keep_spectrum(backbone, settings.adapter, workspace)
-    chosen = METHODS[method]
-    lesson = prepare_lesson(backbone, task, settings, state, chosen.start, memory)
-    session = None
-    if workspace is not None:
-        session = Session(workspace / "sessions" / f"{key}.safetensors", key)
-    terms = [term for term in (make(lesson) for make in chosen.terms) if term is not None]
-    try:
-        result = run_lesson(
-            lesson,
-            terms,
-            session=session,
-            priors=workspace / "priors" if workspace else None,
-            on_progress=on_progress,
-            preview_every=preview_every,
-        )
-    except TrainingError as error:
-        if workspace is None:
-            raise
-        path = workspace / "broken_off" / f"{task.token}-{key[:8]}.lifelong.safetensors"
-        raise TrainingError(f"{error} {_rescue(lesson, method, path)}") from error
-    learned = finished_state(lesson, method, result)
-    if chosen.records is not Records.WHOLE:
+
+    def run(session: Session | None, priors: Path | None) -> LifelongState:
+        keep_spectrum(backbone, settings.adapter, workspace)
+        chosen = METHODS[method]
+        lesson = prepare_lesson(backbone, task, settings, state, chosen.start, memory)
+        terms = [term for term in (make(lesson) for make in chosen.terms) if term is not None]
+        try:
+            result = run_lesson(
+                lesson,
+                terms,
+                session=session,
+                priors=priors,
+                on_progress=on_progress,
+                preview_every=preview_every,
+            )
+        except TrainingError as error:
+            if workspace is None:
+                raise
+            path = workspace / "broken_off" / f"{task.token}-{key[:8]}.lifelong.safetensors"
+            raise TrainingError(f"{error} {_rescue(lesson, method, path)}") from error
+        learned = finished_state(lesson, method, result)
+        if chosen.records is Records.WHOLE:
+            return learned
         # What draws comes from the records, which round it; one adapter has one set of bits.
-        learned = replace(learned, adapter=learned.records[-1].adapter)
-    keep_finished(learned, finished)
-    if session is not None:
-        session.remove()
-    return memorise(learned, task, features)
+        return replace(learned, adapter=learned.records[-1].adapter)
+
+    return memorise(kept_lesson(workspace, key, run), task, features)
 
 
 def teach(

@@ -15,8 +15,6 @@ import torch
 from ..backbone import Backbone
 from ..concepts import ConceptTask
 from ..errors import InputError
-from ..files import check_writable
-from ..finished import finished_before, keep_finished
 from ..lesson import LessonSettings
 from ..memory import ShortTermMemory
 from ..objectives import Denoising, Term
@@ -24,6 +22,7 @@ from ..objectives.replay import ROLE
 from ..state import LifelongState
 from ..training import ProgressCallback, Session
 from ..training.lesson import finished_state, prepare_lesson, run_lesson
+from .kept import kept_lesson
 from .learning import check_lesson, lesson_key
 from .parts import continue_adapter, denoise_concept, preserve_prior
 
@@ -53,29 +52,22 @@ def learn_with_real_replay(
     settings = replace(settings, replay_batch_size=settings.batch_size)
     pictures = _pictures_of(earlier)
     key = lesson_key(backbone, task, state, METHOD, settings, pictures)
-    finished = workspace / "lessons" / f"{key}.lifelong.safetensors" if workspace else None
-    known = finished_before(finished)
-    if known is not None:
-        return known
-    if workspace is not None:
-        check_writable(workspace)
-    session = Session(workspace / "sessions" / f"{key}.safetensors", key) if workspace else None
-    lesson = prepare_lesson(backbone, task, settings, state, continue_adapter, pictures)
-    terms: list[Term | None] = [denoise_concept(lesson), preserve_prior(lesson)]
-    if pictures is not None:
-        terms.append(Denoising(ROLE, ROLE, 1.0, settings.min_snr_gamma))
-    result = run_lesson(
-        lesson,
-        [term for term in terms if term is not None],
-        session=session,
-        priors=workspace / "priors" if workspace else None,
-        on_progress=on_progress,
-    )
-    learned = finished_state(lesson, METHOD, result)
-    keep_finished(learned, finished)
-    if session is not None:
-        session.remove()
-    return learned
+
+    def run(session: Session | None, priors: Path | None) -> LifelongState:
+        lesson = prepare_lesson(backbone, task, settings, state, continue_adapter, pictures)
+        terms: list[Term | None] = [denoise_concept(lesson), preserve_prior(lesson)]
+        if pictures is not None:
+            terms.append(Denoising(ROLE, ROLE, 1.0, settings.min_snr_gamma))
+        result = run_lesson(
+            lesson,
+            [term for term in terms if term is not None],
+            session=session,
+            priors=priors,
+            on_progress=on_progress,
+        )
+        return finished_state(lesson, METHOD, result)
+
+    return kept_lesson(workspace, key, run)
 
 
 def _check_earlier(
