@@ -24,14 +24,14 @@ from benchmarks.options import add_drawing_options
 from benchmarks.record import RESULTS, Recorder
 from benchmarks.region_cells import QUESTIONS, WAYS, Studio, cell_path, judged, judged_cell
 from benchmarks.region_groups import PLACES, Row, character_rows
-from benchmarks.taught import taught_state
+from benchmarks.taught import given_or_taught
 from lifelong_core.backbone import load_backbone
 from lifelong_core.errors import InputError
 from lifelong_core.evaluation.interval import interval
 from lifelong_core.files import read_json
 from lifelong_core.launch.console import say
 from lifelong_core.launch.paths import CACHE
-from lifelong_core.state import LifelongState, load_state
+from lifelong_core.state import LifelongState
 from lifelong_core.world.evaluate import reconstructed
 from lifelong_core.world.judge import load_judge
 from lifelong_core.world.shipped import weights_path
@@ -50,11 +50,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     backbone = load_backbone(weights_path("demo"), device=options.device)
     seed = options.stream_seed
-    state = (
-        load_state(options.state)
-        if options.state
-        else taught_state(backbone, "toys10", seed, options.adapter, options.work)
-    )
+    state = given_or_taught(backbone, options.state, "toys10", seed, options.adapter, options.work)
     rows = _rows(options, state)
     studio = Studio(
         backbone, state, load_judge(), options.pictures, options.steps, options.stream_seed, WORK

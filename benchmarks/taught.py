@@ -18,6 +18,13 @@ from lifelong_core.lesson import defaults_for
 from lifelong_core.state import LifelongState, load_state
 
 
+def given_or_taught(
+    backbone: Backbone, given: Path | None, source: str, seed: int, method: str, work: Path
+) -> LifelongState:
+    """The state in the file `given`; without one, `taught_state`."""
+    return load_state(given) if given else taught_state(backbone, source, seed, method, work)
+
+
 def taught_state(
     backbone: Backbone, source: str, seed: int, method: str, work: Path
 ) -> LifelongState:

@@ -19,14 +19,13 @@ import torch
 
 from benchmarks.options import add_drawing_options
 from benchmarks.record import RESULTS, Recorder
-from benchmarks.taught import taught_state
+from benchmarks.taught import given_or_taught
 from benchmarks.versatile_cases import edit_cases, style_cases
 from benchmarks.versatile_shots import Shot, Studio, edit_shots, style_shots
 from benchmarks.versatile_table import ceiling, row, sheet, summarised, told
 from lifelong_core.backbone import load_backbone
 from lifelong_core.launch.console import say
 from lifelong_core.launch.paths import CACHE
-from lifelong_core.state import load_state
 from lifelong_core.world.judge import load_judge
 from lifelong_core.world.shipped import weights_path
 from lifelong_core.world.streams import PersonalStyle, toys10
@@ -45,11 +44,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     backbone = load_backbone(weights_path("demo"), device=options.device)
     seed = options.stream_seed
-    state = (
-        load_state(options.state)
-        if options.state
-        else taught_state(backbone, STREAM, seed, options.method, options.work)
-    )
+    state = given_or_taught(backbone, options.state, STREAM, seed, options.method, options.work)
     studio = Studio(backbone, load_judge(), state, options.pictures, options.steps, seed)
     usual = (options.photos, options.edits, options.pictures, options.steps)
     whole = usual == (PHOTOS, EDITS, PICTURES, STEPS) and not options.state

@@ -95,10 +95,7 @@ def train_vae(
     matrices, rest = split_parameters(vae)
 
     def loss(step: int) -> Tensor:
-        draw = generator(seed, "vae", step)
-        images = share(random_crops(pictures, draw)).to(device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        noise = share(torch.randn(BATCH, 4, CROP // 8, CROP // 8, generator=draw)).to(device)
+        images, noise = _batch(pictures, generator(seed, "vae", step), device)
         with torch.autocast(images.device.type, torch.bfloat16):
             latents = vae.encode(images * 2 - 1).latents
             decoded = vae.decode(latents + NOISE * noise).sample / 2 + 0.5
@@ -142,10 +139,8 @@ def train_decoder(
     matrices, rest = split_parameters(vae.decoder)
 
     def loss(step: int) -> Tensor:
-        draw = generator(seed, "decoder", step)
-        crops = random_crops(pictures[step % len(pictures)], draw)
-        images = share(crops).to(device, memory_format=torch.channels_last)
-        noise = share(torch.randn(BATCH, 4, CROP // 8, CROP // 8, generator=draw)).to(device)
+        chosen = pictures[step % len(pictures)]
+        images, noise = _batch(chosen, generator(seed, "decoder", step), device)
         with torch.autocast(images.device.type, torch.bfloat16):
             latents = vae.encode(images * 2 - 1).latents
             decoded = vae.decode(latents + NOISE * noise).sample / 2 + 0.5
@@ -162,6 +157,13 @@ def train_decoder(
     )
     run_stage(stage, seconds=seconds, steps=steps)
     return vae.requires_grad_(False).eval()
+
+
+def _batch(pictures: np.ndarray, draw: torch.Generator, device: str) -> tuple[Tensor, Tensor]:
+    """This process's crops, and noise for their latents."""
+    images = share(random_crops(pictures, draw)).to(device)
+    noise = share(torch.randn(BATCH, 4, CROP // 8, CROP // 8, generator=draw)).to(device)
+    return images.contiguous(memory_format=torch.channels_last), noise
 
 
 def random_crops(pictures: np.ndarray, draw: torch.Generator) -> Tensor:
