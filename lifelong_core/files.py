@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -50,6 +50,27 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """While the block lasts, no other process is in such a block of the same `path`.
+
+    A killed process holds nothing. Where the system or the disk knows no locks, none is taken.
+    Raises FileError when the folder cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path.with_name(f".{path.name}.lock"), "a")  # noqa: SIM115
+    except OSError as error:
+        raise FileError(f"Could not write in {path.parent}: {error}.") from error
+    with handle:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def check_writable(folder: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from lifelong_core.errors import FileError
-from lifelong_core.files import atomic_write, load_tensors, save_tensors, write_json
+from lifelong_core.files import atomic_write, load_tensors, locked, save_tensors, write_json
 
 
 def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
@@ -46,3 +47,27 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"not safetensors")
     with pytest.raises(FileError, match=r"broken\.safetensors"):
         load_tensors(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
+def test_blocks_that_lock_the_same_file_take_turns(tmp_path: Path) -> None:
+    table, entered = tmp_path / "folder" / "table.json", threading.Event()
+
+    def other() -> None:
+        with locked(table):
+            entered.set()
+
+    thread = threading.Thread(target=other)
+    with locked(table):
+        thread.start()
+        assert not entered.wait(0.2)
+        with locked(tmp_path / "folder" / "another.json"):
+            pass
+    thread.join(timeout=60)
+    assert entered.is_set()
+
+
+def test_a_lock_in_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match="file"), locked(tmp_path / "file" / "table.json"):
+        pass

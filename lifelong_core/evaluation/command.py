@@ -13,6 +13,7 @@ import torch
 from ..backbone import load_backbone
 from ..consolidation import consolidation_defaults
 from ..errors import InputError, LifelongError
+from ..fields import PRECISIONS
 from ..files import atomic_write
 from ..lesson import defaults_for
 from ..world.shipped import weights_path
@@ -22,7 +23,8 @@ from .reference import Bench
 from .report import sheet_name, write_report
 from .run import Run, run_stream
 from .stream import TOYS, stream_named
-from .table import update_table
+from .table import recorded_runs, update_table
+from .values import Result
 from .ways import way_named
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=WORLD,
         help=f"networks for the features, the table's own first: {WORLD},ViT-B-32=clip.pt",
     )
+    run.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="number format of lessons and pictures, else the base model's usual one",
+    )
     run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     run.add_argument("--threads", type=int, default=torch.get_num_threads())
     report = commands.add_parser("report", help="tables, plots and a page of pictures")
@@ -86,8 +93,10 @@ def _runs(arguments: argparse.Namespace) -> list[Run]:
     seeds = _seeds(arguments.stream_seed)
     extractors = tuple(extractor_named(name) for name in _listed(arguments.extractors))
     backbone = load_backbone(arguments.model or weights_path("demo"), device=arguments.device)
-    bench = Bench(backbone, extractors, PROTOCOL, arguments.work)
     usual = defaults_for(backbone.family.name)
+    usual = replace(usual, precision=arguments.precision or usual.precision)
+    protocol = replace(PROTOCOL, precision=usual.precision)
+    bench = Bench(backbone, extractors, protocol, arguments.work)
     after = replace(consolidation_defaults(backbone.family.name), precision=usual.precision)
     size = backbone.family.default_size
     streams = [stream_named(arguments.stream, seed, size=size) for seed in seeds]
@@ -101,10 +110,15 @@ def _runs(arguments: argparse.Namespace) -> list[Run]:
 def _sweep(runs: Sequence[Run], out: Path) -> int:
     """Measure all runs and put each into the table when it is done.
 
-    A run that fails is told and does not stop the others; the exit code is then 1.
+    Runs that a table holds already, from whatever machine, are not run again. A run that fails is
+    told and does not stop the others; the exit code is then 1.
     """
-    waiting = [run for run in runs if not run.result_path.exists()]
-    took = [_record(run, out) for run in runs if run not in waiting]
+    tables = {path: recorded_runs(path) for path in {_table(run, out) for run in runs}}
+    recorded = [tables[_table(run, out)].get(run.key) for run in runs]
+    took = [_seconds(result) for result in recorded if result is not None]
+    unrecorded = [run for run, result in zip(runs, recorded, strict=True) if result is None]
+    waiting = [run for run in unrecorded if not run.result_path.exists()]
+    took += [_record(run, out) for run in unrecorded if run not in waiting]
     logger.info("%d runs were done before, %d are to do%s.", len(took), *_cost(took, len(waiting)))
     failed = 0
     for number, one in enumerate(waiting, 1):
@@ -127,7 +141,7 @@ def _sweep(runs: Sequence[Run], out: Path) -> int:
 def _record(run: Run, out: Path) -> float:
     """Measure one run, or take it as it was measured, into the table; returns its seconds."""
     result = run_stream(run)
-    update_table(out / f"{run.stream.name}.json", [result])
+    update_table(_table(run, out), [result])
     sheet = run.sheet_path.read_bytes()
 
     def write(temporary: Path) -> None:
@@ -135,6 +149,14 @@ def _record(run: Run, out: Path) -> float:
 
     name = sheet_name(run.way.name, run.stream.seed)
     atomic_write(out / run.stream.name / name, write)
+    return _seconds(result)
+
+
+def _table(run: Run, out: Path) -> Path:
+    return out / f"{run.stream.name}.json"
+
+
+def _seconds(result: Result) -> float:
     lessons = sum(lesson["seconds"] for lesson in result["lessons"])
     return float(lessons + result["drawing"]["seconds"])
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,19 +15,20 @@ from torch import Tensor
 
 from ..backbone import Backbone
 from ..drawing import knowing
-from ..files import atomic_write, load_tensors, save_tensors
+from ..files import atomic_write, content_hash, load_tensors, save_tensors
 from ..methods import step_adapters
 from ..prompts import ConceptVectors
 from ..sampling import StepAdapters, generate
 from ..seeding import derive_seed
 from ..sharing.preview import to_picture
 from ..state import LifelongState
+from ..training.precision import autocast, autocast_dtype
 from .extractors import Extractor
 from .phases import Phase, measured
 from .prompts import spread_first
 from .protocol import Protocol
 
-BATCH = {"cpu": 8, "cuda": 80}
+BATCH = {"cpu": 20, "cuda": 80}
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Pictures:
     prompts: tuple[str, ...]
     seed: int
     steps: int
+    precision: str
 
 
 def pictures_of(
@@ -45,7 +49,8 @@ def pictures_of(
     count = protocol.last_prompts if last else protocol.prompts
     chosen = spread_first(prompts, protocol.prompts)[:count]
     repeated = tuple(prompt for prompt in chosen for _ in range(protocol.pictures))
-    return Pictures(repeated, derive_seed(seed, "evaluation", concept), protocol.steps)
+    seed = derive_seed(seed, "evaluation", concept)
+    return Pictures(repeated, seed, protocol.steps, protocol.precision)
 
 
 def draw(backbone: Backbone, state: LifelongState | None, pictures: Pictures) -> Tensor:
@@ -63,15 +68,23 @@ def _generate(
     vectors: Mapping[str, ConceptVectors],
     adapters: StepAdapters | None = None,
 ) -> Tensor:
-    return generate(
+    batch = BATCH.get(backbone.device.type, BATCH["cpu"])
+    latents = generate(
         backbone,
         pictures.prompts,
         seed=pictures.seed,
         steps=pictures.steps,
         vectors=vectors,
-        batch_size=BATCH.get(backbone.device.type, BATCH["cpu"]),
+        batch_size=batch,
+        as_latents=True,
+        autocast=autocast_dtype(pictures.precision),
         adapters=adapters,
     )
+    # The VAE of SDXL overflows in fp16.
+    precision = pictures.precision if pictures.precision == "bf16" else "fp32"
+    with autocast(backbone.device, precision):
+        parts = [part.to(backbone.device) for part in latents.split(batch)]
+        return torch.cat([backbone.codec.decode(part).float().cpu() for part in parts])
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,7 @@ class Cell:
 
 def drawn_cell(
     path: Path,
+    drawn: Path,
     backbone: Backbone,
     state: LifelongState | None,
     pictures: Pictures,
@@ -92,18 +106,59 @@ def drawn_cell(
 ) -> Cell:
     """The cell in `path` (.safetensors), drawn first unless it is there.
 
+    drawn: folder with the cells of all runs, so that what several runs draw alike, such as the
+    concepts of hard routing and of the LoRAs trained alone, is drawn once.
     Every `shown`-th picture stays as a strip in a JPEG of the same name, at most five. Raises
-    FileError when the folder cannot be written.
+    FileError when a folder cannot be written.
     """
     if not path.exists():
-        with measured(backbone.device) as phase:
-            images = draw(backbone, state, pictures)
-        strip = torch.cat(list(images[::shown][:5]), dim=2)
-        write_jpeg(to_picture(strip), path.with_suffix(".jpg"))
-        features = {one.name: one.images(images) for one in extractors}
-        save_tensors(path, features, {"phase": json.dumps(asdict(phase))})
+        names = [one.name for one in extractors]
+        known = drawn / f"{_content(backbone, state, pictures, names)}.safetensors"
+        if not known.exists():
+            _draw_cell(known, backbone, state, pictures, extractors, shown)
+        for suffix in (".jpg", ".safetensors"):
+            _copy(known.with_suffix(suffix), path.with_suffix(suffix))
     features, metadata = load_tensors(path)
     return Cell(features, Phase(**json.loads(metadata["phase"])))
+
+
+def _draw_cell(
+    path: Path,
+    backbone: Backbone,
+    state: LifelongState | None,
+    pictures: Pictures,
+    extractors: Sequence[Extractor],
+    shown: int,
+) -> None:
+    with measured(backbone.device) as phase:
+        images = draw(backbone, state, pictures)
+    strip = torch.cat(list(images[::shown][:5]), dim=2)
+    write_jpeg(to_picture(strip), path.with_suffix(".jpg"))
+    features = {one.name: one.images(images) for one in extractors}
+    save_tensors(path, features, {"phase": json.dumps(asdict(phase))})
+
+
+def _content(
+    backbone: Backbone, state: LifelongState | None, pictures: Pictures, extractors: list[str]
+) -> str:
+    """Equal for cells that look the same: with the same adapters, words, prompts and noise."""
+    parts: list[Any] = [backbone.fingerprint, str(backbone.dtype), extractors]
+    parts += asdict(pictures).values()
+    if state is not None:
+        named = " ".join(pictures.prompts)
+        words = {c.token: c.vectors for c in state.concepts if c.token in named}
+        parts += [state.adapter_spec.to_json(), state.adapter, words]
+        if step_adapters(state, backbone) is not None:
+            method = state.records[-1].settings["method"]
+            parts += [method, [record.adapter for record in state.records]]
+    return content_hash(*parts)
+
+
+def _copy(source: Path, target: Path) -> None:
+    def write(temporary: Path) -> None:
+        shutil.copyfile(source, temporary)
+
+    atomic_write(target, write)
 
 
 def write_jpeg(picture: Image.Image, path: Path) -> Path:

@@ -15,12 +15,14 @@ MANY = 10
 @dataclass(frozen=True)
 class Protocol:
     """prompts x pictures per cell of the matrix, last_prompts x pictures for the last row, whose
-    first prompts are those of all other rows: 20 and 80 pictures. steps: of the sampler."""
+    first prompts are those of all other rows: 20 and 80 pictures. steps: of the sampler. precision:
+    of lessons and pictures alike."""
 
     prompts: int = 5
     last_prompts: int = 20
     pictures: int = 4
     steps: int = 20
+    precision: str = "fp32"
 
     @property
     def per_cell(self) -> int:

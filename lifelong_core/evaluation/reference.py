@@ -36,6 +36,11 @@ class Bench:
     protocol: Protocol
     work: Path
 
+    @property
+    def drawn(self) -> Path:
+        """Of the cells of all runs; see `drawn_cell`."""
+        return self.work / "drawn"
+
     def folder(self, stream: Stream, name: str, *more: object) -> Path:
         """The folder of `name`, of its own for everything that its content depends on."""
         key = content_hash(
@@ -87,7 +92,9 @@ def reference(bench: Bench, stream: Stream, room: Room, concepts: tuple[int, ...
         state = None
         if alone_of is not None and not path.exists():
             state = alone(room, [stream.subjects[alone_of - 1].task], None)
-        return drawn_cell(path, bench.backbone, state, pictures, bench.extractors, shown)
+        return drawn_cell(
+            path, bench.drawn, bench.backbone, state, pictures, bench.extractors, shown
+        )
 
     subjects = {concept: stream.subjects[concept - 1] for concept in concepts}
     return Reference(

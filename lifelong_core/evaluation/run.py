@@ -53,8 +53,13 @@ class Run:
         return self.bench.room(settings, way.consolidation(self.consolidation), memory)
 
     @property
+    def key(self) -> str:
+        """Of its own for everything that the run depends on, on every machine."""
+        return self.folder.name
+
+    @property
     def folder(self) -> Path:
-        """Of its own for everything that the run depends on."""
+        """Named with `key`."""
         room = self.room
         settings = (room.settings.to_json(), room.consolidation.to_json(), room.memory.to_json())
         versions = (CODE_VERSION, methods.CODE_VERSION, consolidation.CODE_VERSION)
@@ -128,7 +133,7 @@ def _cell(run: Run, after: int, concept: int, state: LifelongState | None) -> Ce
     elif state is not None:
         state = methods.drawing_state(state, pictures.prompts[0], bench.backbone.text)
     shown = bench.protocol.pictures
-    return drawn_cell(path, bench.backbone, state, pictures, bench.extractors, shown)
+    return drawn_cell(path, bench.drawn, bench.backbone, state, pictures, bench.extractors, shown)
 
 
 def _finish(
@@ -141,6 +146,7 @@ def _finish(
     free = _cell(run, last, FREE, state)
     lessons = [read_json(_lesson_path(run, number)) for number in _rows(run)]
     result = {
+        "key": run.key,
         "method": run.way.name,
         "stream": stream.name,
         "stream_seed": stream.seed,

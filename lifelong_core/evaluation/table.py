@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
-from ..files import read_json
+from ..files import locked, read_json
 from .interval import Values, interval
 from .orderings import best_single_adapter, orderings
 from .record import write_record
@@ -63,8 +63,14 @@ def update_table(path: Path, new: Sequence[Result]) -> dict[str, Any]:
     """Put runs into the table at `path`, in place of those of equal method and seed; returns the
     summary. Recorded runs with other weights than the new ones are dropped, with a warning.
 
-    Raises FileError when the table is there but cannot be read, or cannot be written.
+    Processes that measure at the same time take turns. Raises FileError when the table is there
+    but cannot be read, or cannot be written.
     """
+    with locked(path):
+        return _update(path, new)
+
+
+def _update(path: Path, new: Sequence[Result]) -> dict[str, Any]:
     weights = new[0]["weights"]
     runs = {(run["method"], run["stream_seed"]): run for run in _recorded(path, weights)}
     runs |= {(run["method"], run["stream_seed"]): run for run in new}
@@ -79,12 +85,20 @@ def _command(results: Sequence[Result]) -> str:
     """One command that makes all these runs; folders of photos have no public name."""
     stream = results[0]["stream"]
     seeds = ",".join(str(seed) for seed in sorted({run["stream_seed"] for run in results}))
+    precision = results[0]["settings"]["protocol"]["precision"]
     methods = ",".join(dict.fromkeys(run["method"] for run in results))
     source = stream if stream in TOYS else "FOLDER"
     return (
         f"python -m lifelong_core bench run --stream {source} --stream-seed {seeds} "
-        f"--methods {methods}"
+        f"--methods {methods} --precision {precision}"
     )
+
+
+def recorded_runs(path: Path) -> dict[str, Result]:
+    """Key -> run, of all runs in the table at `path`; none where no table is."""
+    if not path.exists():
+        return {}
+    return {run["key"]: run for run in read_table(path)["runs"]}
 
 
 def read_table(path: Path) -> dict[str, Any]:

@@ -86,6 +86,27 @@ def test_a_folder_of_photos_is_measured_and_reported(
     assert "hard_routing-s1.jpg" in page
 
 
+def test_a_run_that_is_recorded_is_not_run_again_on_another_machine(
+    tiny: None, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "results"
+    options = ["bench", "run", "--stream", str(photos), "--out", str(out), "--device", "cpu"]
+    options += ["--threads", "1", "--methods", "lora"]
+    assert main([*options, "--work", str(tmp_path / "here")]) == 0
+    table = read_json(out / "pets.json")
+    with caplog.at_level(logging.INFO):
+        assert main([*options, "--work", str(tmp_path / "there")]) == 0
+    assert "1 runs were done before, 0 are to do" in caplog.text
+    assert read_json(out / "pets.json") == table and not (tmp_path / "there").exists()
+    # Other settings of the same name are another run, which takes the place of the recorded one.
+    assert main([*options, "--work", str(tmp_path / "there"), "--precision", "bf16"]) == 0
+    found = read_json(out / "pets.json")
+    assert found["runs"][0]["key"] != table["runs"][0]["key"] and len(found["runs"]) == 1
+    assert found["settings"]["protocol"]["precision"] == "bf16"
+    assert found["runs"][0]["settings"]["lesson"]["precision"] == "bf16"
+    assert found["command"].endswith("--precision bf16")
+
+
 def test_other_settings_are_rows_of_their_own(tiny: None, photos: Path, tmp_path: Path) -> None:
     folders = ["--stream", str(photos), "--out", str(tmp_path), "--work", str(tmp_path / "work")]
     options = ["--methods", "lora", "--threads", "1", "--device", "cpu"]

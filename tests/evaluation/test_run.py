@@ -194,11 +194,42 @@ def test_pictures_of_the_bench_are_those_of_the_single_adapter(backbone: Backbon
         alone = learn(backbone, task, method="hard_routing", settings=SETTINGS)
         lora = learn(backbone, task, method="lora", settings=SETTINGS)
         prompt = f"a photo of {task.phrase}"
-        pictures = drawing.Pictures((prompt,), seed=1, steps=1)
+        pictures = drawing.Pictures((prompt,), seed=1, steps=1, precision="fp32")
         routed = drawing.draw(backbone, drawing_state(both, prompt, backbone.text), pictures)
         kept = replace(lora, adapter=lora.records[0].adapter)
         for single in (alone, drawing_state(alone, prompt, backbone.text), kept):
             assert torch.equal(drawing.draw(backbone, single, pictures), routed)
+
+
+def test_cells_that_look_the_same_are_drawn_once(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hard routing draws every concept as the LoRA alone does, from its lesson to the end."""
+    real, counts = drawing.draw, {"lora": 0, "hard_routing": 0}
+
+    def counted(*args: Any) -> torch.Tensor:
+        counts[method] += 1
+        return real(*args)
+
+    monkeypatch.setattr(drawing, "draw", counted)
+    for method in counts:
+        run_stream(new_run(backbone, tmp_path, method))
+    # Cells 1-1, 2-1, 2-2 and concept-free; the base model's two and concept-free, both alone.
+    assert counts["lora"] == 4 + 3 + 2
+    # Cells 1-1 (sequential training's kept full precision) and 2-2's twenty pictures are new; what
+    # is drawn at the end is what was drawn of the LoRAs alone, and the model without a concept.
+    assert counts["hard_routing"] < 4
+
+
+def test_pictures_of_another_precision_are_others(backbone: Backbone, done: Run) -> None:
+    protocol = replace(done.bench.protocol, precision="bf16")
+    half = replace(done, bench=replace(done.bench, protocol=protocol))
+    assert half.key != done.key
+    pictures = drawing.pictures_of(["a cat"], protocol, last=False, seed=1, concept=0)
+    drawn = drawing.draw(backbone, None, pictures)
+    full = drawing.draw(backbone, None, replace(pictures, precision="fp32"))
+    assert drawn.dtype == torch.float32 and not torch.equal(drawn, full)
+    torch.testing.assert_close(drawn, full, atol=0.1, rtol=0)
 
 
 def test_joint_training_is_measured_at_the_end_only(backbone: Backbone, done: Run) -> None:

@@ -53,7 +53,7 @@ def result(method: str, seed: int, mmd: float, weights: str = "w1") -> dict[str,
                 "drift": {"ta": 0.2, "ta_base": 0.3, "kid": 0.01},
             }
         },
-        "settings": {"lesson": {}, "protocol": {"pictures": 4}},
+        "settings": {"lesson": {}, "protocol": {"pictures": 4, "precision": "fp32"}},
     }
 
 
