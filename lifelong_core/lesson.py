@@ -22,9 +22,9 @@ class LessonSettings:
     Raises InputError for values out of range.
     """
 
-    steps: int = number(200, "optimiser steps", 1, 100_000)
-    learning_rate: float = number(1e-3, "step size of the adapter's weights", 0.0, 1.0)
-    token_learning_rate: float = number(5e-3, "step size of the token's vectors", 0.0, 1.0)
+    steps: int = number(100, "optimiser steps", 1, 100_000)
+    learning_rate: float = number(2e-3, "step size of the adapter's weights", 0.0, 1.0)
+    token_learning_rate: float = number(1e-2, "step size of the token's vectors", 0.0, 1.0)
     norm_learning_rate: float = number(
         1e-6, "spectral adapters: step size of the norms' weights and biases", 0.0, 1.0
     )
