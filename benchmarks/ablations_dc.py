@@ -37,6 +37,7 @@ from lifelong_core.evaluation.run import Run, run_stream
 from lifelong_core.evaluation.stream import Stream, stream_named
 from lifelong_core.evaluation.table import summarise
 from lifelong_core.evaluation.values import values
+from lifelong_core.fields import PRECISIONS
 from lifelong_core.files import read_json, write_json
 from lifelong_core.launch.console import say
 from lifelong_core.lesson import LessonSettings, defaults_for
@@ -95,6 +96,7 @@ def main() -> None:
         help="20 steps per lesson, 4 iterations per phase, few pictures, to see that it works; "
         "the result, ablations_dc_quick.json, goes to the work folder",
     )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="as in `bench run`")
     parser.add_argument("--work", type=Path, default=Path(".cache/bench"), help="of the runs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -107,6 +109,8 @@ def main() -> None:
     command = "python -m benchmarks.ablations_dc" + " --quick" * options.quick
     if len(ablations.stream.subjects) != CONCEPTS:
         command += f" --concepts {options.concepts}"
+    if options.precision != "fp32":
+        command += f" --precision {options.precision}"
     recorder = Recorder(
         "ablations_dc" + "_quick" * options.quick,
         command + f" --stream-seed {options.stream_seed}" * (options.stream_seed != SEED),
@@ -136,15 +140,15 @@ def prepared(options: argparse.Namespace) -> Ablations:
     stream = stream_named(STREAM, options.stream_seed, size=family.default_size)
     if not 2 <= options.concepts <= len(stream.subjects):
         raise InputError(f"{STREAM} has 2 to {len(stream.subjects)} concepts to choose from.")
-    lesson = replace(defaults_for(family.name), seed=stream.seed)
+    lesson = replace(defaults_for(family.name), precision=options.precision, seed=stream.seed)
     after = replace(
         consolidation_defaults(family.name), precision=lesson.precision, seed=stream.seed
     )
-    protocol = Protocol()
+    protocol = Protocol(precision=options.precision)
     if options.quick:
         lesson = replace(lesson, steps=20, prior_count=4)
         after = replace(after, fisher_iterations=4, distillation_iterations=4)
-        protocol = QUICK_PROTOCOL
+        protocol = replace(QUICK_PROTOCOL, precision=options.precision)
     bench = Bench(backbone, (extractor_named(WORLD),), protocol, options.work)
     stream = replace(stream, subjects=stream.subjects[: options.concepts])
     return Ablations(bench, stream, lesson, after, 1 if options.quick else TRIALS)

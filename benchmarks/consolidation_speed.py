@@ -5,6 +5,7 @@ python -m benchmarks.consolidation_speed: on the demo model, with states of made
 - EWC DC, all pictures and concepts of an iteration in one pass, against the paper's way: picture by
   picture, k passes of one row each.
 - The Fisher and the distillation at 50 known concepts against 2 (k = 3), and against 4 (k = 5).
+- The Fisher at 50 known concepts for k of 2, 3, 5 and 7, in seconds.
 - The distillation with its three models on one UNet, against three UNets.
 
 Each case runs in a process of its own; those that are compared take turns, one iteration each. The
@@ -34,7 +35,10 @@ ITERATIONS = 20
 FEW, MANY = {3: 2, 5: 4}, 50
 """k -> few concepts that it is told apart from; and many."""
 
+SUBSETS = (2, 3, 5, 7)
+
 FISHER = {(k, n): Case("fisher", n, k) for k, few in FEW.items() for n in (few, MANY)}
+FISHER |= {(k, MANY): Case("fisher", MANY, k) for k in SUBSETS}
 DISTIL = {(k, n): Case("distillation", n, k) for k, few in FEW.items() for n in (few, MANY)}
 BATCHED = FISHER[5, MANY]
 PICTURES = Case("fisher", MANY, 5, single=True)
@@ -44,6 +48,7 @@ THREE_UNETS = Case("distillation, three UNets", MANY, 5)
 GROUPS = (
     (FISHER[3, 2], FISHER[3, MANY]),
     (FISHER[5, 4], BATCHED, PICTURES, SEPARATE),
+    (FISHER[2, MANY], FISHER[7, MANY]),
     (DISTIL[3, 2], DISTIL[3, MANY]),
     (DISTIL[5, 4], ONE_UNET, THREE_UNETS),
 )
@@ -92,8 +97,9 @@ def main() -> None:
 
 def summary(
     times: Mapping[Case, Times], memory: Mapping[Case, Mapping[str, float]], *, clock: bool
-) -> dict[str, float]:
-    """The ratios; the clock's stand beside those of processor time, or alone with `clock`.
+) -> dict[str, Any]:
+    """The ratios, and `seconds_by_k` of a Fisher's iteration; the clock's stand beside those of
+    processor time, or alone with `clock`.
 
     Where Fisher and distillation have one ratio each, the key without a phase is the larger one.
     `memory_…` compares what consolidations need above what was in memory before them;
@@ -106,8 +112,10 @@ def summary(
     def share(one: Case, other: Case, kind: str) -> float:
         return round(memory[one][kind] / memory[other][kind], 4)
 
-    result: dict[str, float] = {}
+    result: dict[str, Any] = {}
     for prefix, kind in _kinds(clock):
+        seconds = {k: median(getattr(times[FISHER[k, MANY]], kind)) for k in SUBSETS}
+        result[f"{prefix}seconds_by_k"] = {str(k): round(value, 4) for k, value in seconds.items()}
         result[f"{prefix}batched_speedup"] = ratio(SEPARATE, BATCHED, kind)
         result[f"{prefix}batched_speedup_one_picture"] = ratio(SEPARATE, PICTURES, kind)
         for k, few in FEW.items():

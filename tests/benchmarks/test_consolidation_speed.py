@@ -50,7 +50,7 @@ def test_a_phase_waits_for_a_turn_before_every_iteration() -> None:
 
 def test_cases_are_what_their_ratios_say() -> None:
     assert {case.phase for case in CASES} == set(PHASES)
-    assert len(set(CASES)) == len(CASES) == 11
+    assert len(set(CASES)) == len(CASES) == 13
     for k, few in ((3, 2), (5, 4)):
         for cases, phase in ((FISHER, "fisher"), (DISTIL, "distillation")):
             assert cases[k, few] == Case(phase, few, k) and cases[k, 50] == Case(phase, 50, k)
@@ -84,6 +84,7 @@ def test_ratios_are_the_right_way_round_and_the_worse_one_leads() -> None:
     times[DISTIL[3, 50]] = times_of(1.2)
     times[FISHER[5, 4]] = times_of(0.5)
     times[THREE_UNETS] = times_of(1.25)
+    times[FISHER[7, 50]] = times_of(1.75)
     memory[FISHER[3, 50]] |= {"consolidation_mib": 104.0}
     memory[ONE_UNET] |= {"loaded_mib": 160.0}
     result = summary(times, memory, clock=False)
@@ -93,6 +94,8 @@ def test_ratios_are_the_right_way_round_and_the_worse_one_leads() -> None:
     assert result["iteration_50_over_2_fisher"] == 1.0
     assert result["iteration_50_over_4"] == result["iteration_50_over_4_fisher"] == 2.0
     assert result["dsc_one_unet_speedup"] == 1.25
+    assert result["seconds_by_k"] == {"2": 1.0, "3": 1.0, "5": 1.0, "7": 1.75}
+    assert result["clock_seconds_by_k"]["7"] == 3.5
     assert result["memory_50_over_2"] == result["memory_50_over_2_fisher"] == 1.04
     assert result["memory_50_over_2_dsc"] == result["loaded_memory_50_over_2"] == 1.0
     assert result["dsc_one_unet_memory"] == 0.8
