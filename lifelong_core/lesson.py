@@ -50,13 +50,13 @@ class LessonSettings:
         1.0, "lwf: weight of answering under earlier prompts as before the lesson", 0.0, 1e6
     )
     ewc_weight: float = number(
-        1.0,
+        0.01,
         "ewc: pull to the weights that earlier concepts need (λ of a Fisher of mean 1)",
         0.0,
         1e9,
     )
     overlap_weight: float = number(
-        1e8, "c_lora: weight of leaving alone what earlier lessons changed", 0.0, 1e12
+        1e6, "c_lora: weight of leaving alone what earlier lessons changed", 0.0, 1e12
     )
     accumulation: int = number(1, "batches whose gradients are averaged into one step", 1, 1024)
     precision: str = choice(
@@ -109,6 +109,7 @@ _LARGE = LessonSettings(
     prior_batch_size=1,
     replay_batch_size=1,
     prior_count=200,
+    overlap_weight=1e8,
     accumulation=8,
     precision="bf16",
     min_snr_gamma=0.0,
@@ -124,7 +125,7 @@ _DEFAULTS = {
 def defaults_for(family: str) -> LessonSettings:
     """Settings for a family of base models.
 
-    demo: measured on the demo model. sd1, sd2: "Mining your own secrets" (ICLR 2025), section 4
+    demo: chosen by measuring on the demo model. sd1, sd2: "Mining your own secrets" (ICLR 2025), section 4
     (1000 steps of 8 accumulated samples, rank 16, 5e-4, 200 prior pictures), with the token's rate
     of CIDM (NeurIPS 2024). sdxl: CIDM's rates and steps. Raises InputError for other names.
     """

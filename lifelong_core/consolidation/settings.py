@@ -38,9 +38,9 @@ class ConsolidationSettings:
     )
     fisher_iterations: int = number(20, "iterations of estimating the Fisher", 2, 100_000)
     distillation_iterations: int = number(20, "iterations of distilling", 1, 100_000)
-    learning_rate: float = number(5e-4, "step size of distilling", 1e-12, 1.0)
+    learning_rate: float = number(2e-3, "step size of distilling", 1e-12, 1.0)
     shift_iterations: int = number(20, "iterations of shifting earlier tokens", 1, 100_000)
-    shift_learning_rate: float = number(1e-3, "step size of shifting them", 1e-12, 1.0)
+    shift_learning_rate: float = number(2e-3, "step size of shifting them", 1e-12, 1.0)
     batch_size: int = number(8, "pictures per batch; each is seen with every concept", 1, 256)
     accumulation: int = number(1, "batches per iteration", 1, 1024)
     precision: str = choice(
@@ -68,6 +68,7 @@ class ConsolidationSettings:
 _LARGE = ConsolidationSettings(
     fisher_iterations=200,
     distillation_iterations=200,
+    learning_rate=5e-4,
     shift_iterations=200,
     shift_learning_rate=2e-4,
     batch_size=1,
@@ -87,7 +88,8 @@ def consolidation_defaults(family: str) -> ConsolidationSettings:
 
     sd1, sd2, sdxl: the paper's section 4 (200 iterations of 8 accumulated samples for a lesson of
     1000, k = 5, δ = 0.5, γ = 0.1, λ = 1.5, temperatures 0.05 and 1). demo: the same share of its
-    lesson's 100 steps. Tokens are shifted in a fifth of the lesson's steps of a fifth of the size.
+    lesson's 100 steps, with its lesson's step size as in the paper. Tokens are shifted in a fifth
+    of the lesson's steps of a fifth of the size.
     Raises InputError for other names.
     """
     if family not in _DEFAULTS:
