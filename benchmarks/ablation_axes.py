@@ -49,14 +49,16 @@ AXES: dict[str, Axis] = {
     "k": Axis("ewc_dc", ("consolidation.subset",), (2, 3, 5, 7)),
     "delta": Axis("ewc_dc", ("consolidation.delta",), (0.0, 0.1, 0.5, 1.0, 5.0)),
     "tau": Axis("ewc_dc", ("consolidation.temperature",), (1.0, 0.1, 0.01, 0.001)),
-    "ewc_weight": Axis("ewc_dc", ("ewc_weight",), (0.0, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)),
+    "ewc_weight": Axis("ewc_dc", ("ewc_weight",), (0.0, 1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0)),
     "gamma": Axis(FULL, ("consolidation.gamma",), (0.0, 0.01, 0.1, 1.0, 10.0)),
     "lambda": Axis(FULL, ("consolidation.distillation_weight",), (0.0, 0.5, 1.5, 5.0, 15.0)),
     "iterations": Axis(
         FULL,
         ("consolidation.fisher_iterations", "consolidation.distillation_iterations"),
-        (10, 40, 160),
+        (5, 20, 80),
     ),
+    "rate": Axis(FULL, ("consolidation.learning_rate",), (5e-4, 1e-3, 2e-3, 4e-3)),
+    "overlap_weight": Axis("c_lora", ("overlap_weight",), (1e4, 1e5, 1e6, 1e7, 1e8)),
 }
 TEACHER, METHOD = "teacher", "method"
 NAMES = (*AXES, TEACHER, METHOD)

@@ -5,7 +5,8 @@ run of the bench, in the same work folder, so what was measured before is not me
 stopped command goes on where it was, and all axes share their defaults' runs. The result is
 written after every axis; axes that are not asked for stay in it.
 
-- k, delta, tau, ewc_weight: with EWC DC. gamma, lambda, iterations: with DSC EWC DC.
+- k, delta, tau, ewc_weight: with EWC DC. gamma, lambda, iterations, rate of distilling: with DSC
+  EWC DC. overlap_weight: with C-LoRA, which they are compared to.
 - teacher: DSC's second teacher is a random earlier lesson, or always the one before.
 - method: with and without DSC and scores; unseen pictures classified by the scores of each model,
   and the Fisher with and without the classifier's term at the same weights.
