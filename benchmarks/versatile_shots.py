@@ -8,16 +8,19 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from benchmarks.versatile_cases import Case, EditCase, StyleCase
+from lifelong_core.attention.regions import Region
 from lifelong_core.backbone import Backbone
 from lifelong_core.drawing import knowing
 from lifelong_core.methods import drawing_state
 from lifelong_core.picture_start import PictureStart
+from lifelong_core.regional_sampling import generate_regions
 from lifelong_core.sampling import generate
 from lifelong_core.seeding import derive_seed
 from lifelong_core.state import LifelongState
 from lifelong_core.world.judge import Judge
 
-OURS, SAME_ADAPTER, WHOLE_PROMPT, PLAIN = "ours", "same_adapter", "whole_prompt", "plain"
+OURS, SAME_ADAPTER, PLAIN = "ours", "same_adapter", "plain"
+WHOLE_PROMPT, REGION = "whole_prompt", "region"
 OUTSIDE = "edit_outside_change"
 
 
@@ -58,7 +61,8 @@ def style_shots(studio: Studio, case: StyleCase, strength: float) -> list[Shot]:
 
 def edit_shots(studio: Studio, case: EditCase, strength: float) -> list[Shot]:
     """One photo with the concept painted into the mask, likewise with a prompt that names the other
-    object too, and drawn anew as a whole."""
+    object too, with that prompt and the concept's own adapter and prompt inside the mask only, and
+    drawn anew as a whole."""
     asked = drawing_state(studio.state, case.prompt, studio.backbone.text)
     everywhere = PictureStart(case.photo[None], strength)
     masked = replace(everywhere, mask=case.mask)
@@ -67,7 +71,19 @@ def edit_shots(studio: Studio, case: EditCase, strength: float) -> list[Shot]:
         WHOLE_PROMPT: (case.whole, masked),
         PLAIN: (case.prompt, everywhere),
     }
-    return [_shot(studio, way, case, asked, *given) for way, given in ways.items()]
+    shots = [_shot(studio, way, case, asked, *given) for way, given in ways.items()]
+    latents = generate_regions(
+        studio.backbone,
+        studio.state,
+        case.whole,
+        [Region(case.prompt, case.mask)],
+        seed=_noise(studio, case),
+        count=studio.pictures,
+        steps=studio.steps,
+        start=masked,
+        as_latents=True,
+    )
+    return [*shots, _judged(studio, REGION, case, latents)]
 
 
 def _shot(
@@ -83,12 +99,21 @@ def _shot(
         latents = generate(
             studio.backbone,
             prompts,
-            seed=derive_seed(studio.seed, "versatile", case.prompt),
+            seed=_noise(studio, case),
             steps=studio.steps,
             vectors=vectors,
             start=start,
             as_latents=True,
         )
+    return _judged(studio, way, case, latents)
+
+
+def _noise(studio: Studio, case: Case) -> int:
+    """The seed of a case's pictures: the same in every way."""
+    return derive_seed(studio.seed, "versatile", case.prompt)
+
+
+def _judged(studio: Studio, way: str, case: Case, latents: Tensor) -> Shot:
     pictures = studio.backbone.codec.decode(latents.to(studio.backbone.device)).cpu()
     answers = case.answers(studio.judge, pictures)
     values = {name: sum(one[name] for one in answers) / len(answers) for name in answers[0]}

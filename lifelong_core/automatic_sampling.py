@@ -102,7 +102,7 @@ def generate_automatic(
     before = min(max(1, round(early * steps)), steps - 1)
     report = Report((before + steps) * -(-count // draws.pictures), on_progress)
 
-    def draw(noise: Tensor) -> Tensor:
+    def draw(noise: Tensor, _rows: slice) -> Tensor:
         masks = early_masks(looks, noise, before, places, report)
         with draws.unet.attached():
             return draws.run(noise, masks, report)
@@ -127,7 +127,7 @@ def early_masks(
     unet, latents = sampler.unet, (noise.shape[2], noise.shape[3])
     none: list[list[Tensor]] = [[] for _ in noise]
     with unet.attached():
-        begun = sampler.run(noise, none, on_step, steps)
+        begun = sampler.run(noise, none, on_step, first=steps)
         layout = Layout(
             [whole_row(1, picture) for picture in range(len(noise))],
             none,

@@ -125,9 +125,10 @@ _DEFAULTS = {
 def defaults_for(family: str) -> LessonSettings:
     """Settings for a family of base models.
 
-    demo: chosen by measuring on the demo model. sd1, sd2: "Mining your own secrets" (ICLR 2025), section 4
-    (1000 steps of 8 accumulated samples, rank 16, 5e-4, 200 prior pictures), with the token's rate
-    of CIDM (NeurIPS 2024). sdxl: CIDM's rates and steps. Raises InputError for other names.
+    demo: chosen by measuring on the demo model. sd1, sd2: "Mining your own secrets" (ICLR 2025),
+    section 4 (1000 steps of 8 accumulated samples, rank 16, 5e-4, 200 prior pictures), with the
+    token's rate of CIDM (NeurIPS 2024). sdxl: CIDM's rates and steps. Raises InputError for other
+    names.
     """
     if family not in _DEFAULTS:
         raise InputError(f"No lesson settings for {family!r}; known are {', '.join(_DEFAULTS)}.")

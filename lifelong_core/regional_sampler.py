@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from .attention.layout import Layout, Row
@@ -14,8 +13,10 @@ from .attention.regional import RegionalUnet
 from .attention.regions import aggregate_noise, cover
 from .backbone import Backbone
 from .backbone.families import DOWNSCALE, LATENT_CHANNELS
+from .course import Course
+from .picture_start import Origin
 from .regional_slots import region_row, unconditional_row, whole_row
-from .sampling import StepCallback, mixed_precision, solver
+from .sampling import StepCallback, mixed_precision
 from .seeding import generator
 
 
@@ -59,19 +60,22 @@ class RegionalSampler:
         noise: Tensor,
         masks: Sequence[Sequence[Tensor]],
         on_step: Callable[[], None],
+        *,
         first: int | None = None,
+        origin: Origin | None = None,
     ) -> Tensor:
-        """From noise to clean latents, both [B, 4, h, w] fp32; `masks` of every picture's regions.
+        """From noise, or from `origin` with this noise, to clean latents, all [B, 4, h, w] fp32;
+        `masks` of every picture's regions.
 
         first: how many steps are made, if not all. The UNet must be attached.
         """
         passes = self._layouts(masks, (noise.shape[2], noise.shape[3]), noise.device)
         covered = [cover(own, passes[0].latents, self.softness) for own in masks]
-        latents = noise
-        scheduler = self._solver(noise.device)
-        for t in scheduler.timesteps[:first]:
+        course = self._course(noise.device, origin)
+        latents = course.begin(noise)
+        for index, t in enumerate(course.timesteps[:first]):
             output = self._guided(latents, t, passes, covered)
-            latents = scheduler.step(output, t, latents, return_dict=False)[0]
+            latents = course.step(output, index, latents, noise)
             on_step()
         return latents
 
@@ -109,12 +113,10 @@ class RegionalSampler:
 
     def timesteps(self, device: torch.device) -> Tensor:
         """The noise levels of all steps, [steps]."""
-        return self._solver(device).timesteps
+        return self._course(device, None).timesteps
 
-    def _solver(self, device: torch.device) -> DPMSolverMultistepScheduler:
-        scheduler = solver(self.unet.backbone.schedule)
-        scheduler.set_timesteps(self.steps, device=device)
-        return scheduler
+    def _course(self, device: torch.device, origin: Origin | None) -> Course:
+        return Course(self.unet.backbone.schedule, self.steps, device, origin)
 
     def output(self, latents: Tensor, t: Tensor, layout: Layout) -> Tensor:
         """The model's own output [R, 4, h, w] fp32 for the layout's rows of pictures' latents."""
@@ -125,7 +127,7 @@ class RegionalSampler:
 
 def draw_in_batches(
     backbone: Backbone,
-    draw: Callable[[Tensor], Tensor],
+    draw: Callable[[Tensor, slice], Tensor],
     *,
     seed: int,
     count: int,
@@ -135,6 +137,7 @@ def draw_in_batches(
 ) -> Tensor:
     """What `draw` makes of noise: [count, 3, H, W] in [0, 1], or latents; fp32, on the CPU.
 
+    draw: noise of some pictures, and which of all they are -> their latents.
     Picture i starts from the noise of (`seed`, i), as in `generate`.
     """
     shape = (LATENT_CHANNELS, size[0] // DOWNSCALE, size[1] // DOWNSCALE)
@@ -142,6 +145,7 @@ def draw_in_batches(
     for first in range(0, count, batch):
         indices = range(first, min(first + batch, count))
         noise = [torch.randn(shape, generator=generator(seed, "noise", i)) for i in indices]
-        latents = draw(torch.stack(noise).to(backbone.device))
+        rows = slice(first, first + len(noise))
+        latents = draw(torch.stack(noise).to(backbone.device), rows)
         finished.append((latents if as_latents else backbone.codec.decode(latents)).float().cpu())
     return torch.cat(finished)

@@ -11,6 +11,7 @@ from .attention.regional import RegionalUnet
 from .attention.regions import ALPHA, Region, check_mixture, check_regions
 from .backbone import Backbone
 from .drawing import knowing
+from .picture_start import PictureStart
 from .regional_sampler import RegionalSampler, Report, draw_in_batches
 from .regional_slots import encode_slots, region_slots
 from .sampling import StepCallback, check_sampling, generate
@@ -38,6 +39,7 @@ def generate_regions(
     row_limit: int = ROWS,
     as_latents: bool = False,
     autocast: torch.dtype | None = None,
+    start: PictureStart | None = None,
     on_progress: StepCallback | None = None,
 ) -> Tensor:
     """`count` pictures of `prompt`, with a prompt of its own in every region.
@@ -49,15 +51,19 @@ def generate_regions(
     A step runs the model on U + 2 rows per picture: without prompt, with all regions, and with
     each region alone. Their outputs are aggregated by the corrected Eq 5 with `alpha`; at 1 the
     rows of single regions are left out. `softness` as in `cover`. At most `row_limit` rows share
-    a forward pass, which changes no picture. Everything else is as in `generate`, which this is
-    when there are no regions: [count, 3, H, W] in [0, 1], or latents.
+    a forward pass, which changes no picture. With `start`, whose mask is a region too, a concept is
+    put into a part of a picture. Everything else is as in `generate`, which this is when there are
+    no regions: [count, 3, H, W] in [0, 1], or latents.
 
     Raises InputError for settings, regions or prompts that cannot be used, StateError for a state
     of another base model or with adapters that cannot be kept inside a region.
     """
     family = backbone.family
-    size = size or (family.default_size, family.default_size)
+    usual = start.size if start else (family.default_size, family.default_size)
+    size = size or usual
     check_sampling(steps, min(row_limit, count), *size)
+    if start:
+        start.check(count, size)
     check_mixture(alpha, softness)
     scale = family.guidance if guidance is None else guidance
     if not regions:
@@ -66,7 +72,7 @@ def generate_regions(
             return generate(
                 backbone, [prompt] * count, seed=seed, steps=steps, guidance=scale,
                 negative=negative, size=size, vectors=vectors, batch_size=-(-row_limit // 2),
-                as_latents=as_latents, autocast=autocast, on_progress=on_progress,
+                as_latents=as_latents, autocast=autocast, start=start, on_progress=on_progress,
             )  # fmt: skip
     check_regions(regions, size)
     slots = region_slots(backbone, state, prompt, regions)
@@ -76,10 +82,16 @@ def generate_regions(
     )
     masks = [region.mask.to(backbone.device) for region in regions]
     report = Report(steps * -(-count // sampler.pictures), on_progress)
+    origins = start.encode(backbone, count) if start else None
+
+    def draw(noise: Tensor, rows: slice) -> Tensor:
+        origin = origins[rows] if origins else None
+        return sampler.run(noise, [masks] * len(noise), report, origin=origin)
+
     with unet.attached():
         return draw_in_batches(
             backbone,
-            lambda noise: sampler.run(noise, [masks] * len(noise), report),
+            draw,
             seed=seed,
             count=count,
             batch=sampler.pictures,

@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from .adapters.protocol import Adapter
 from .attention import AttentionGuidance, ConditionalBranch, Guide, Step
-from .backbone import Backbone, Conditioning, NoiseSchedule
+from .backbone import Backbone, Conditioning
 from .backbone.families import DOWNSCALE, LATENT_CHANNELS
+from .course import Course
 from .errors import InputError
 from .picture_start import Origin, PictureStart
 from .prompts import ConceptVectors
@@ -131,13 +131,9 @@ class _Sampler:
         if self.guidance != 1.0:
             repeated = self.unconditional[torch.zeros(len(noise), dtype=torch.long)]
             inputs = Conditioning.cat([repeated, conditioning])
-        scheduler = solver(self.backbone.schedule)
-        steps = origin.schedule_steps(self.steps) if origin else self.steps
-        scheduler.set_timesteps(steps, device=noise.device)
-        scheduler.set_begin_index(steps - self.steps)
-        sigmas = scheduler.sigmas[-self.steps - 1 :].tolist()
-        latents = origin.begin(noise, sigmas[0]) if origin else noise
-        for index, t in enumerate(scheduler.timesteps[-self.steps :]):
+        course = Course(self.backbone.schedule, self.steps, noise.device, origin)
+        latents = course.begin(noise)
+        for index, t in enumerate(course.timesteps):
             step, known = Step(index, self.steps), None
             if guide is not None:
                 branch = ConditionalBranch(self.backbone, conditioning, t, self.size, self.autocast)
@@ -147,9 +143,7 @@ class _Sampler:
                 output = self._predict(latents, t, inputs, known)
             else:
                 output = self._mean(self.adapters(step), latents, t, inputs)
-            latents = scheduler.step(output, t, latents, return_dict=False)[0]
-            if origin:
-                latents = origin.keep(latents, noise, sigmas[index + 1])
+            latents = course.step(output, index, latents, noise)
             on_step()
         return latents
 
@@ -182,18 +176,6 @@ class _Sampler:
         with mixed_precision(self.backbone, self.autocast):
             timesteps = t.expand(len(latents))
             return self.backbone.predict(latents, timesteps, inputs, self.size).float()
-
-
-def solver(schedule: NoiseSchedule) -> DPMSolverMultistepScheduler:
-    """DPM-Solver++(2M) with Karras' noise levels for this schedule and prediction type."""
-    alphas = schedule.alphas_cumprod.double().cpu()
-    before = torch.cat([alphas.new_ones(1), alphas[:-1]])
-    return DPMSolverMultistepScheduler(
-        num_train_timesteps=len(alphas),
-        trained_betas=(1.0 - alphas / before).float().numpy(),
-        prediction_type=schedule.prediction_type,
-        use_karras_sigmas=True,
-    )
 
 
 def mixed_precision(

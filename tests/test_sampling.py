@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lifelong_core.backbone import Backbone, Conditioning, NoiseSchedule, random_backbone
+from lifelong_core.course import solver
 from lifelong_core.errors import InputError
-from lifelong_core.sampling import generate, solver
+from lifelong_core.sampling import generate
 from lifelong_core.seeding import generator
 
 PROMPTS = ["a dog", "a (red:1.3) cat", "a house " * 40]

@@ -17,6 +17,7 @@ from lifelong_core.backbone import Backbone, random_backbone
 from lifelong_core.consolidation.routing import route
 from lifelong_core.drawing import knowing
 from lifelong_core.errors import InputError, StateError
+from lifelong_core.picture_start import PictureStart
 from lifelong_core.regional_sampling import generate_regions
 from lifelong_core.regional_slots import region_slots
 from lifelong_core.sampling import generate
@@ -101,6 +102,42 @@ def test_without_regions_it_is_plain_sampling_bit_for_bit(
     assert torch.equal(_draw(backbone, None, [], prompt="a dog"), _plain(backbone, None, "a dog"))
     drawn = _draw(backbone, state, [], prompt=FIRST, count=2)
     assert torch.equal(drawn, _plain(backbone, route(state, FIRST), FIRST, 2))
+
+
+def test_a_concept_is_put_into_the_masked_part_of_a_picture(
+    backbone: Backbone, state: LifelongState
+) -> None:
+    photos = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    start = PictureStart(photos, 0.6, LEFT)
+    drawn = _draw(backbone, state, HALVES[:1], count=2, start=start, size=None)
+    kept = start.encode(backbone, 2).latents
+    assert torch.equal(drawn[..., 4:], kept[..., 4:])
+    assert (drawn[..., :4] - kept[..., :4]).abs().amax((1, 2, 3)).min() > 100 * ALIKE
+    for other in (
+        _draw(backbone, state, [Region("a dog", LEFT)], count=2, start=start),
+        _draw(backbone, state, HALVES[:1], count=2, start=replace(start, strength=0.9)),
+    ):
+        assert (drawn - other).abs().max() > 100 * ALIKE
+    # Each picture starts from its own, also where they are drawn one at a time.
+    one_by_one = _draw(backbone, state, HALVES[:1], count=2, start=start, row_limit=3)
+    assert torch.allclose(drawn, one_by_one, atol=ALIKE)
+
+
+@pytest.mark.parametrize("regions", [[], [Region(FIRST, torch.ones(8, 8))]])
+def test_starting_from_a_picture_is_that_of_plain_sampling(
+    backbone: Backbone, state: LifelongState, regions: list[Region]
+) -> None:
+    photo = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    start = PictureStart(photo, 0.6, LEFT)
+    drawn = _draw(backbone, state, regions, prompt=FIRST, alpha=0.0, start=start)
+    plain = _plain(backbone, route(state, FIRST), FIRST, start=start)
+    assert torch.allclose(drawn, plain, atol=ALIKE)
+
+
+def test_a_start_of_another_size_is_refused(backbone: Backbone, state: LifelongState) -> None:
+    start = PictureStart(torch.zeros(1, 3, 64, 64), 0.5)
+    with pytest.raises(InputError, match="64 x 64"):
+        _draw(backbone, state, HALVES, start=start, size=(64, 32))
 
 
 def test_every_region_and_every_prompt_changes_the_picture(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from benchmarks.versatile_shots import (
     OURS,
     OUTSIDE,
     PLAIN,
+    REGION,
     SAME_ADAPTER,
     WHOLE_PROMPT,
     Shot,
@@ -117,13 +119,13 @@ def test_the_ways_differ_in_word_adapter_and_mask_only(studio: Studio) -> None:
     styled = style_shots(studio, style_cases(STYLES[0], 1)[0], strength=0.6)
     edited = edit_shots(studio, edit_cases(CHARACTERS[0], 1)[0], strength=1.0)
     assert [shot.way for shot in styled] == [OURS, SAME_ADAPTER, PLAIN]
-    assert [shot.way for shot in edited] == [OURS, WHOLE_PROMPT, PLAIN]
+    assert [shot.way for shot in edited] == [OURS, WHOLE_PROMPT, PLAIN, REGION]
     for shot in (*styled, *edited):
         assert shot.pictures.shape == (2, 3, 128, 128)
-    for one, other in ((0, 1), (1, 2)):
-        assert (styled[one].pictures - styled[other].pictures).abs().max() > 1e-4
-        assert (edited[one].pictures - edited[other].pictures).abs().max() > 1e-4
-    assert edited[0].values[OUTSIDE] == edited[1].values[OUTSIDE] == 0
+    for shots in (styled, edited):
+        for one, other in combinations(shots, 2):
+            assert (one.pictures - other.pictures).abs().max() > 1e-4, (one.way, other.way)
+    assert [edited[way].values[OUTSIDE] for way in (0, 1, 3)] == [0, 0, 0]
     assert edited[2].values[OUTSIDE] > 0.1
 
 

@@ -14,11 +14,12 @@ from lifelong_core.adapters.protocol import Adapter
 from lifelong_core.attention import AttentionGuidance, GuidanceSettings, Step
 from lifelong_core.backbone import Backbone, Conditioning
 from lifelong_core.consolidation.composite import TURN, composite, switch
+from lifelong_core.course import solver
 from lifelong_core.drawing import knowing
 from lifelong_core.errors import InputError, StateError
 from lifelong_core.evaluation.drawing import Pictures, draw
 from lifelong_core.methods import METHODS, drawing_state, step_adapters
-from lifelong_core.sampling import StepAdapters, generate, solver
+from lifelong_core.sampling import StepAdapters, generate
 from lifelong_core.seeding import generator
 from lifelong_core.state import LifelongState
 
