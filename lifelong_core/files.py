@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
 import torch
@@ -53,11 +53,12 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """While the block lasts, no other process is in such a block of the same `path`.
 
-    A killed process holds nothing. Where the system or the disk knows no locks, none is taken.
-    Raises FileError when the folder cannot be written.
+    Gives True; with `wait` off, False at once while another is in one. A killed process holds
+    nothing. Where the system or the disk knows no locks, none is taken. Raises FileError when the
+    folder cannot be written.
     """
     path = Path(path)
     try:
@@ -66,11 +67,20 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise FileError(f"Could not write in {path.parent}: {error}.") from error
     with handle:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
+        yield _lock(handle, wait)
 
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+
+def _lock(handle: IO[str], wait: bool) -> bool:
+    """Whether the open file is ours now."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True
 
 
 def check_writable(folder: Path) -> None:

@@ -61,10 +61,14 @@ def test_blocks_that_lock_the_same_file_take_turns(tmp_path: Path) -> None:
     with locked(table):
         thread.start()
         assert not entered.wait(0.2)
-        with locked(tmp_path / "folder" / "another.json"):
-            pass
+        with locked(tmp_path / "folder" / "another.json") as ours:
+            assert ours
+        with locked(table, wait=False) as ours:
+            assert not ours
     thread.join(timeout=60)
     assert entered.is_set()
+    with locked(table, wait=False) as ours:
+        assert ours
 
 
 def test_a_lock_in_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

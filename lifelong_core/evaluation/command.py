@@ -14,7 +14,7 @@ from ..backbone import load_backbone
 from ..consolidation import consolidation_defaults
 from ..errors import InputError, LifelongError
 from ..fields import PRECISIONS
-from ..files import atomic_write
+from ..files import atomic_write, locked
 from ..lesson import defaults_for
 from ..world.shipped import weights_path
 from .extractors import WORLD, extractor_named
@@ -110,8 +110,9 @@ def _runs(arguments: argparse.Namespace) -> list[Run]:
 def _sweep(runs: Sequence[Run], out: Path) -> int:
     """Measure all runs and put each into the table when it is done.
 
-    Runs that a table holds already, from whatever machine, are not run again. A run that fails is
-    told and does not stop the others; the exit code is then 1.
+    Runs that a table holds already, from whatever machine, are not run again. Of runs that another
+    process is at, others come first: the same command, started several times, shares the work. A
+    run that fails is told and does not stop the others; the exit code is then 1.
     """
     tables = {path: recorded_runs(path) for path in {_table(run, out) for run in runs}}
     recorded = [tables[_table(run, out)].get(run.key) for run in runs]
@@ -121,20 +122,25 @@ def _sweep(runs: Sequence[Run], out: Path) -> int:
     took += [_record(run, out) for run in unrecorded if run not in waiting]
     logger.info("%d runs were done before, %d are to do%s.", len(took), *_cost(took, len(waiting)))
     failed = 0
-    for number, one in enumerate(waiting, 1):
-        name = f"{one.way.name}, seed {one.stream.seed}"
-        try:
-            took.append(_record(one, out))
-        except LifelongError as error:
-            failed += 1
-            logger.error("%s: %s", name, error)
-            continue
-        logger.info(
-            "%s took %s; %d runs are left%s.",
-            name,
-            _duration(took[-1]),
-            *_cost(took, len(waiting) - number),
-        )
+    later: list[Run] = []
+    for wait in (False, True):
+        todo = later if wait else waiting
+        for number, one in enumerate(todo, 1):
+            with locked(one.folder / "run", wait=wait) as ours:
+                if not ours:
+                    later.append(one)
+                    continue
+                name = f"{one.way.name}, seed {one.stream.seed}"
+                try:
+                    took.append(_record(one, out))
+                except LifelongError as error:
+                    failed += 1
+                    logger.error("%s: %s", name, error)
+                    continue
+            left = len(todo) - number + len(later) * (not wait)
+            logger.info(
+                "%s took %s; %d runs are left%s.", name, _duration(took[-1]), *_cost(took, left)
+            )
     return 1 if failed else 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from .. import methods
 from ..backbone import Backbone
 from ..consolidation import ConsolidationSettings
-from ..files import content_hash
+from ..files import content_hash, locked
 from ..lesson import LessonSettings
 from ..memory import MemorySettings
 from .drawing import Cell, drawn_cell, pictures_of
@@ -79,7 +79,10 @@ class Reference:
 
 
 def reference(bench: Bench, stream: Stream, room: Room, concepts: tuple[int, ...]) -> Reference:
-    """Draw, or take from disk, what `concepts` of the stream are compared to."""
+    """Draw, or take from disk, what `concepts` of the stream are compared to.
+
+    One process draws it, others that want the same wait for it.
+    """
     folder = bench.folder(stream, "reference", room.settings.to_json(), methods.CODE_VERSION)
     alone = one_after_another("hard_routing")
     shown = bench.protocol.pictures
@@ -97,8 +100,9 @@ def reference(bench: Bench, stream: Stream, room: Room, concepts: tuple[int, ...
         )
 
     subjects = {concept: stream.subjects[concept - 1] for concept in concepts}
-    return Reference(
-        base={c: cell(f"base_{c}", None, c, s.plain) for c, s in subjects.items()},
-        alone={c: cell(f"alone_{c}", c, c, s.prompts) for c, s in subjects.items()},
-        free=cell("free", None, FREE, tuple(concept_free_prompts())),
-    )
+    with locked(folder / "reference"):
+        return Reference(
+            base={c: cell(f"base_{c}", None, c, s.plain) for c, s in subjects.items()},
+            alone={c: cell(f"alone_{c}", c, c, s.prompts) for c, s in subjects.items()},
+            free=cell("free", None, FREE, tuple(concept_free_prompts())),
+        )

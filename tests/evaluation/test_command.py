@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from lifelong_core.cli import main
 from lifelong_core.evaluation import command, drawing
 from lifelong_core.evaluation.extractors import Extractor
 from lifelong_core.evaluation.protocol import Protocol
-from lifelong_core.files import read_json
+from lifelong_core.files import locked, read_json
 from lifelong_core.lesson import LessonSettings
 
 SETTINGS = LessonSettings(
@@ -140,6 +143,33 @@ def test_wrong_options_are_told_before_any_work(
     assert main(["bench", "run", "--work", str(work), option, value]) == 1
     assert message in capsys.readouterr().err
     assert not work.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
+def test_a_run_that_another_process_is_at_comes_last(
+    tiny: None, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    other = contextlib.ExitStack()
+    real = command.run_stream
+
+    def run_stream(run: command.Run) -> dict:
+        order.append(run.way.name)
+        if run.way.name == "hard_routing":
+            other.close()
+        return real(run)
+
+    folders = ["--stream", str(photos), "--out", str(tmp_path), "--work", str(tmp_path / "work")]
+    options = ["--methods", "lora,hard_routing", "--threads", "1", "--device", "cpu"]
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    lora, _ = command._runs(parser.parse_args(["run", *folders, *options]))
+    other.enter_context(locked(lora.folder / "run"))
+    monkeypatch.setattr(command, "run_stream", run_stream)
+    assert main(["bench", "run", *folders, *options]) == 0
+    assert order == ["hard_routing", "lora"]
+    table = read_json(tmp_path / "pets.json")
+    assert list(table["summary"]["methods"]) == ["hard_routing", "lora"]
 
 
 def test_a_failing_run_does_not_stop_the_others(
