@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -121,27 +122,34 @@ def _sweep(runs: Sequence[Run], out: Path) -> int:
     waiting = [run for run in unrecorded if not run.result_path.exists()]
     took += [_record(run, out) for run in unrecorded if run not in waiting]
     logger.info("%d runs were done before, %d are to do%s.", len(took), *_cost(took, len(waiting)))
-    failed = 0
-    later: list[Run] = []
-    for wait in (False, True):
-        todo = later if wait else waiting
-        for number, one in enumerate(todo, 1):
-            with locked(one.folder / "run", wait=wait) as ours:
-                if not ours:
-                    later.append(one)
-                    continue
-                name = f"{one.way.name}, seed {one.stream.seed}"
-                try:
-                    took.append(_record(one, out))
-                except LifelongError as error:
-                    failed += 1
-                    logger.error("%s: %s", name, error)
-                    continue
-            left = len(todo) - number + len(later) * (not wait)
-            logger.info(
-                "%s took %s; %d runs are left%s.", name, _duration(took[-1]), *_cost(took, left)
-            )
+    queue, failed = deque((run, False) for run in waiting), 0
+    while queue:
+        run, wait = queue.popleft()
+        with locked(run.folder / "run", wait=wait) as ours:
+            if not ours:
+                queue.append((run, True))
+                continue
+            seconds = _try(run, out)
+        if seconds is None:
+            failed += 1
+            continue
+        took.append(seconds)
+        cost = _cost(took, len(queue))
+        logger.info("%s took %s; %d runs are left%s.", _name(run), _duration(seconds), *cost)
     return 1 if failed else 0
+
+
+def _try(run: Run, out: Path) -> float | None:
+    """`_record`; None for a run that failed, which is told."""
+    try:
+        return _record(run, out)
+    except LifelongError as error:
+        logger.error("%s: %s", _name(run), error)
+        return None
+
+
+def _name(run: Run) -> str:
+    return f"{run.way.name}, seed {run.stream.seed}"
 
 
 def _record(run: Run, out: Path) -> float:
