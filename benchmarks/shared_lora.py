@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.graphs import Graph, only_node
-from benchmarks.learn_concept import PHOTOS, UNSEEN, clip_hash, contact_sheet
+from benchmarks.learn_concept import PHOTOS, UNSEEN, clip_hash, contact_sheet, gains
 from benchmarks.record import Recorder
-from lifelong_core.evaluation.features import clip_space, image_alignment
+from lifelong_core.evaluation.features import clip_space
 from lifelong_core.images import load_images
 from lifelong_core.launch import comfyui
 from lifelong_core.launch.client import RunResult
@@ -34,7 +34,7 @@ from lifelong_core.launch.pack import prepare_base
 from lifelong_core.launch.paths import CACHE, WORKFLOWS
 from lifelong_core.launch.progress import ProgressLines
 from lifelong_core.launch.server import ComfyServer
-from lifelong_core.state import load_state
+from lifelong_core.state import LifelongState, load_state
 from lifelong_core.world.clip import load_world_clip
 from lifelong_core.world.streams import toys5
 
@@ -75,27 +75,7 @@ def measure(base: Path) -> None:
         state = load_state(saved)
         shared = drawn(server, stock_graph(graph, lora.name), "the exported LoRA")
         plain = drawn(server, stock_graph(graph, None), "the checkpoint alone")
-    rows, sheet = [], []
-    toys = {toy.noun: toy for toy in toys5(STREAM_SEED)}
-    space = clip_space(load_world_clip())
-    for record, (node, pictures) in zip(state.records, shared.items(), strict=True):
-        toy = toys[record.concept.noun]
-        unseen = toy.photos(UNSEEN, unseen=True)
-        ia, ia_base = (
-            float(image_alignment(space, images, unseen).mean())
-            for images in (pictures, plain[node])
-        )
-        row = {
-            "concept": record.concept.token,
-            "ia": round(ia, 4),
-            "ia_base": round(ia_base, 4),
-            "ia_gain": round(ia - ia_base, 4),
-            "largest_difference_of_255": steps_of_255(pictures, taught[node]),
-            "lesson_seconds": round(float(record.metrics["seconds"]), 1),
-        }
-        say(json.dumps(row))
-        rows.append(row)
-        sheet.append([toy.photos(PHOTOS), plain[node], pictures])
+    rows, sheet = compared(state, taught, shared, plain)
     summary = {
         "ia_gain": round(sum(row["ia_gain"] for row in rows) / len(rows), 4),
         "largest_difference_of_255": max(row["largest_difference_of_255"] for row in rows),
@@ -104,6 +84,32 @@ def measure(base: Path) -> None:
     recorder.write(summary, rows, {"pictures": contact_sheet(sheet)})
     shutil.rmtree(base)
     say(json.dumps(summary))
+
+
+def compared(
+    state: LifelongState,
+    taught: Mapping[str, Tensor],
+    shared: Mapping[str, Tensor],
+    plain: Mapping[str, Tensor],
+) -> tuple[list[dict[str, Any]], list[list[Tensor]]]:
+    """Per concept, in the order of the lessons and of the nodes that save its pictures: the row of
+    the result, and photos, base pictures and the exported LoRA's for the sheet."""
+    rows, sheet = [], []
+    toys = {toy.noun: toy for toy in toys5(STREAM_SEED)}
+    space = clip_space(load_world_clip())
+    for record, node in zip(state.records, shared, strict=True):
+        toy = toys[record.concept.noun]
+        rows.append(
+            {
+                "concept": record.concept.token,
+                **gains("ia", space, shared[node], plain[node], toy.photos(UNSEEN, unseen=True)),
+                "largest_difference_of_255": steps_of_255(shared[node], taught[node]),
+                "lesson_seconds": round(float(record.metrics["seconds"]), 1),
+            }
+        )
+        say(json.dumps(rows[-1]))
+        sheet.append([toy.photos(PHOTOS), plain[node], shared[node]])
+    return rows, sheet
 
 
 def stock_graph(graph: Mapping[str, Any], lora: str | None) -> Graph:
