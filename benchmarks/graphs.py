@@ -53,8 +53,8 @@ def with_stock_loader(graph: Mapping[str, Any], lora: str) -> Graph:
         "strength_model": 1.0,
         "strength_clip": 1.0,
     }
-    changed: Graph = {"lora": _node("LoraLoader", stock)}
-    changed["count"] = _node("CountPatchedLayers", {"model": ["lora", 0], "clip": ["lora", 1]})
+    changed: Graph = {"lora": new_node("LoraLoader", stock)}
+    changed["count"] = new_node("CountPatchedLayers", {"model": ["lora", 0], "clip": ["lora", 1]})
     places = {MODEL: ["lora", 0], CLIP: ["lora", 1]}
     dropped = set(_needing(graph, lesson, set(places)))
     for node, entry in graph.items():
@@ -85,7 +85,8 @@ def _needing(graph: Mapping[str, Any], lesson: str, replaced: set[int]) -> Itera
         dropped |= more
 
 
-def _node(kind: str, inputs: Graph) -> Graph:
+def new_node(kind: str, inputs: Graph) -> Graph:
+    """An entry of a workflow in API form."""
     return {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}}
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.graphs import Graph, only_node
+from benchmarks.graphs import Graph, new_node, only_node
 from benchmarks.learn_concept import PHOTOS, UNSEEN, clip_hash, contact_sheet, gains
 from benchmarks.record import Recorder
 from lifelong_core.evaluation.features import clip_space
@@ -60,10 +60,10 @@ def main() -> None:
 
 
 def measure(base: Path) -> None:
-    """Record `shared_lora.json` and its sheet of pictures; `base` is ComfyUI's folder meanwhile."""
+    """Record `shared_lora.json` and its sheet of pictures. `base` is ComfyUI's folder meanwhile;
+    lessons that a run which was stopped has left there are not learned again."""
     settings = {"workflow": WORKFLOW.name, "unseen_renders": UNSEEN, "world_clip": clip_hash()}
     recorder = Recorder("shared_lora", "python -m benchmarks.shared_lora", settings)
-    shutil.rmtree(base, ignore_errors=True)
     prepare_base(base)
     prepare_demo_inputs(base / "input")
     with ComfyServer(comfyui.require(), base) as server:
@@ -126,10 +126,7 @@ def stock_graph(graph: Mapping[str, Any], lora: str | None) -> Graph:
     if lora is not None:
         strengths = {"strength_model": 1.0, "strength_clip": 1.0}
         links = {name: [checkpoint, output] for name, output in OUTPUTS.items()}
-        changed["lora"] = {
-            "class_type": "LoraLoader",
-            "inputs": {**links, "lora_name": lora, **strengths},
-        }
+        changed["lora"] = new_node("LoraLoader", {**links, "lora_name": lora, **strengths})
     return changed
 
 

@@ -120,8 +120,13 @@ def _cells(summary: Mapping[str, Any]) -> list[list[str]]:
 def _cell(value: Sequence[float] | None, factor: float) -> str:
     if value is None:
         return "–"
-    mean, low, high = (f"{factor * number:.3g}" for number in value)
+    mean, low, high = (_digits(factor * number) for number in value)
     return mean if low == high else f"{mean} [{low}, {high}]"
+
+
+def _digits(number: float) -> str:
+    """Three significant digits, never an exponent before the point."""
+    return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.3g}"
 
 
 def _heads() -> list[str]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lifelong_core.errors import FileError
 from lifelong_core.evaluation.orderings import SINGLE, STATEMENTS, best_single_adapter
-from lifelong_core.evaluation.report import curve, write_report
+from lifelong_core.evaluation.report import _digits, curve, write_report
 from lifelong_core.evaluation.table import read_table, summarise, update_table
 from lifelong_core.evaluation.values import VALUES
 from lifelong_core.files import write_json
@@ -138,6 +138,13 @@ def test_the_report_shows_tables_plots_and_sheets(tmp_path: Path) -> None:
     with Image.open(folder / "matrix-lora.png") as image:
         colours = image.convert("RGB").getcolors(100_000)
     assert colours is not None and len(colours) > 5
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(1696.6, "1697"), (0.0123456, "0.0123"), (-54.06, "-54.1"), (205.4, "205")]
+)
+def test_numbers_have_three_digits_and_no_exponent(number: float, text: str) -> None:
+    assert _digits(number) == text
 
 
 def test_curves_leave_out_rows_with_the_newest_concept_only() -> None:
