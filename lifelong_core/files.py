@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -50,6 +51,15 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return path
+
+
+def copy_file(source: Path, target: Path) -> Path:
+    """Copy a file's bytes to `target` atomically. Raises FileError."""
+
+    def write(temporary: Path) -> None:
+        shutil.copyfile(source, temporary)
+
+    return atomic_write(target, write)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from ..backbone import load_backbone
 from ..consolidation import consolidation_defaults
 from ..errors import InputError, LifelongError
 from ..fields import PRECISIONS
-from ..files import atomic_write, locked
+from ..files import copy_file, locked
 from ..lesson import defaults_for
 from ..world.shipped import weights_path
 from .extractors import WORLD, extractor_named
@@ -156,13 +156,8 @@ def _record(run: Run, out: Path) -> float:
     """Measure one run, or take it as it was measured, into the table; returns its seconds."""
     result = run_stream(run)
     update_table(_table(run, out), [result])
-    sheet = run.sheet_path.read_bytes()
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(sheet)
-
     name = sheet_name(run.way.name, run.stream.seed)
-    atomic_write(out / run.stream.name / name, write)
+    copy_file(run.sheet_path, out / run.stream.name / name)
     return _seconds(result)
 
 

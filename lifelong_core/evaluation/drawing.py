@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from ..backbone import Backbone
 from ..drawing import knowing
-from ..files import atomic_write, content_hash, load_tensors, save_tensors
+from ..files import atomic_write, content_hash, copy_file, load_tensors, save_tensors
 from ..methods import step_adapters
 from ..prompts import ConceptVectors
 from ..sampling import StepAdapters, generate
@@ -117,7 +116,7 @@ def drawn_cell(
         if not known.exists():
             _draw_cell(known, backbone, state, pictures, extractors, shown)
         for suffix in (".jpg", ".safetensors"):
-            _copy(known.with_suffix(suffix), path.with_suffix(suffix))
+            copy_file(known.with_suffix(suffix), path.with_suffix(suffix))
     features, metadata = load_tensors(path)
     return Cell(features, Phase(**json.loads(metadata["phase"])))
 
@@ -152,13 +151,6 @@ def _content(
             method = state.records[-1].settings["method"]
             parts += [method, [record.adapter for record in state.records]]
     return content_hash(*parts)
-
-
-def _copy(source: Path, target: Path) -> None:
-    def write(temporary: Path) -> None:
-        shutil.copyfile(source, temporary)
-
-    atomic_write(target, write)
 
 
 def write_jpeg(picture: Image.Image, path: Path) -> Path:
