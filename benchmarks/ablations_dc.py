@@ -28,20 +28,20 @@ from benchmarks.ablation_axes import METHOD, NAMES, score_reports, ways_of
 from benchmarks.ablation_probes import TRIALS, classification, spectra
 from benchmarks.record import RESULTS, Recorder
 from lifelong_core.backbone import load_backbone
-from lifelong_core.consolidation import ConsolidationSettings, consolidation_defaults
+from lifelong_core.consolidation import ConsolidationSettings
 from lifelong_core.errors import InputError
 from lifelong_core.evaluation.extractors import WORLD, extractor_named
 from lifelong_core.evaluation.interval import paired_difference
 from lifelong_core.evaluation.protocol import Protocol
 from lifelong_core.evaluation.reference import Bench
-from lifelong_core.evaluation.run import Run, run_stream
+from lifelong_core.evaluation.run import Run, run_stream, usual_settings
 from lifelong_core.evaluation.stream import Stream, stream_named
 from lifelong_core.evaluation.table import summarise
 from lifelong_core.evaluation.values import values
 from lifelong_core.fields import PRECISIONS
 from lifelong_core.files import read_json, write_json
 from lifelong_core.launch.console import say
-from lifelong_core.lesson import LessonSettings, defaults_for
+from lifelong_core.lesson import LessonSettings
 from lifelong_core.state import load_state
 from lifelong_core.world.shipped import weights_path
 
@@ -141,10 +141,7 @@ def prepared(options: argparse.Namespace) -> Ablations:
     stream = stream_named(STREAM, options.stream_seed, size=family.default_size)
     if not 2 <= options.concepts <= len(stream.subjects):
         raise InputError(f"{STREAM} has 2 to {len(stream.subjects)} concepts to choose from.")
-    lesson = replace(defaults_for(family.name), precision=options.precision, seed=stream.seed)
-    after = replace(
-        consolidation_defaults(family.name), precision=lesson.precision, seed=stream.seed
-    )
+    lesson, after = usual_settings(family.name, stream.seed, options.precision)
     protocol = Protocol(precision=options.precision)
     if options.quick:
         lesson = replace(lesson, steps=20, prior_count=4)

@@ -33,6 +33,7 @@ from lifelong_core.launch.console import say
 from lifelong_core.launch.paths import CACHE
 from lifelong_core.sampling import generate
 from lifelong_core.state import LifelongState, load_state
+from lifelong_core.training.precision import autocast_dtype
 from lifelong_core.world.judge import load_judge
 from lifelong_core.world.shipped import weights_path
 from lifelong_core.world.streams import toys5
@@ -71,13 +72,21 @@ def main() -> None:
     extractor = extractor_named(WORLD)
     judge = load_judge()
     studio = Studio(
-        backbone, judge, extractor, options.pictures, options.steps, options.stream_seed, WORK
+        backbone,
+        judge,
+        extractor,
+        options.pictures,
+        options.steps,
+        options.precision,
+        options.stream_seed,
+        WORK,
     )
     states = _states(options, backbone)
     whole = (options.pairs, options.triples, options.pictures) == (PAIRS, TRIPLES, PICTURES)
     recorder = Recorder(
         "guidance",
-        "python -m benchmarks.guidance" + f" --stream-seed {options.stream_seed}",
+        f"python -m benchmarks.guidance --stream-seed {options.stream_seed} "
+        f"--precision {options.precision}",
         {
             "stream": "toys5",
             "stream_seed": options.stream_seed,
@@ -85,6 +94,7 @@ def main() -> None:
             "methods": {name: one and asdict(one) for name, one in methods.items()},
             "pictures_per_prompt": options.pictures,
             "sampling_steps": options.steps,
+            "precision": options.precision,
             "layers": list(map_layers(backbone.family.name)),
             "weights": backbone.fingerprint,
         },
@@ -155,7 +165,9 @@ def _states(options: argparse.Namespace, backbone: Backbone) -> dict[str, Lifelo
     if options.state:
         return {options.state.name.split(".")[0]: load_state(options.state)}
     return {
-        name: taught_state(backbone, "toys5", options.stream_seed, name, options.work)
+        name: taught_state(
+            backbone, "toys5", options.stream_seed, name, options.work, options.precision
+        )
         for name in options.adapters.split(",")
     }
 
@@ -211,7 +223,12 @@ def _tell_cost(studio: Studio, jobs: Sequence[Job]) -> None:
             attention = AttentionGuidance(job.settings, [prompt.pairs]) if job.settings else None
             began = time.perf_counter()
             generate(
-                studio.backbone, prompt.prompts[:1], seed=0, steps=studio.steps, attention=attention
+                studio.backbone,
+                prompt.prompts[:1],
+                seed=0,
+                steps=studio.steps,
+                autocast=autocast_dtype(studio.precision),
+                attention=attention,
             )
             took[job.method] = time.perf_counter() - began
         seconds += took[job.method] * per_cell

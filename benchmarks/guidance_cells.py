@@ -25,6 +25,7 @@ from lifelong_core.sampling import generate
 from lifelong_core.seeding import derive_seed
 from lifelong_core.sharing.preview import to_picture
 from lifelong_core.state import LifelongState
+from lifelong_core.training.precision import autocast_dtype
 from lifelong_core.world.judge import Judge
 from lifelong_core.world.wearing import verdicts
 
@@ -43,6 +44,7 @@ class Studio:
     extractor: Extractor
     pictures: int
     steps: int
+    precision: str
     seed: int
     work: Path
 
@@ -77,7 +79,7 @@ def cell_path(
         known,
         list(group.prompts),
         None if settings is None else asdict(settings),
-        [studio.pictures, studio.steps, studio.seed],
+        [studio.pictures, studio.steps, studio.precision, studio.seed],
     )
     folder = studio.work / adapter / group.kind / group.name.replace(" ", "-")
     return folder / f"{method}-{key[:12]}.safetensors"
@@ -126,6 +128,7 @@ def _drawn(
             steps=studio.steps,
             vectors=vectors,
             batch_size=BATCH.get(studio.backbone.device.type, BATCH["cpu"]),
+            autocast=autocast_dtype(studio.precision),
             attention=attention,
         )
 

@@ -23,6 +23,7 @@ from lifelong_core.sampling import generate
 from lifelong_core.seeding import derive_seed
 from lifelong_core.sharing.preview import to_picture
 from lifelong_core.state import LifelongState
+from lifelong_core.training.precision import autocast_dtype
 from lifelong_core.world.judge import Judge, Observation
 from lifelong_core.world.wearing import Wanted, verdict
 
@@ -41,8 +42,14 @@ class Studio:
     judge: Judge
     pictures: int
     steps: int
+    precision: str
     seed: int
     work: Path
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """Of the model's passes."""
+        return autocast_dtype(self.precision)
 
     @property
     def batch(self) -> int:
@@ -78,7 +85,8 @@ def _from_sentence(
     with knowing(studio.backbone, state) as vectors:
         return generate(
             studio.backbone, [prompt] * studio.pictures, seed=studio.noise(row, place),
-            steps=studio.steps, vectors=vectors, batch_size=studio.batch, attention=attention,
+            steps=studio.steps, vectors=vectors, batch_size=studio.batch,
+            autocast=studio.autocast, attention=attention,
         )  # fmt: skip
 
 
@@ -87,7 +95,7 @@ def drawn_in_regions(studio: Studio, row: Row, place: str) -> Tensor:
     return generate_regions(
         studio.backbone, studio.state, row.prompt(place, []), row.regions(place),
         seed=studio.noise(row, place), count=studio.pictures, steps=studio.steps,
-        row_limit=2 * studio.batch,
+        row_limit=2 * studio.batch, autocast=studio.autocast,
     )  # fmt: skip
 
 
@@ -96,6 +104,7 @@ def drawn_automatically(studio: Studio, row: Row, place: str) -> Tensor:
     return generate_automatic(
         studio.backbone, studio.state, row.prompt(place), seed=studio.noise(row, place),
         count=studio.pictures, steps=studio.steps, batch_size=studio.batch,
+        autocast=studio.autocast,
     )  # fmt: skip
 
 
@@ -122,7 +131,7 @@ def cell_path(studio: Studio, row: Row, way: str) -> Path:
         studio.backbone.fingerprint,
         studio.state.content_hash,
         str(METHODS["caa_oaa"]) if way == "caa_oaa" else "",
-        [studio.pictures, studio.steps, studio.seed],
+        [studio.pictures, studio.steps, studio.precision, studio.seed],
     )
     return studio.work / row.kind / row.name / f"{way}-{key[:12]}.json"
 

@@ -50,15 +50,30 @@ def main() -> None:
     torch.set_flush_denormal(True)
     backbone = load_backbone(weights_path("demo"), device=options.device)
     seed = options.stream_seed
-    state = given_or_taught(backbone, options.state, "toys10", seed, options.adapter, options.work)
+    state = given_or_taught(
+        backbone,
+        options.state,
+        "toys10",
+        seed,
+        options.adapter,
+        options.work,
+        options.precision,
+    )
     rows = _rows(options, state)
     studio = Studio(
-        backbone, state, load_judge(), options.pictures, options.steps, options.stream_seed, WORK
+        backbone,
+        state,
+        load_judge(),
+        options.pictures,
+        options.steps,
+        options.precision,
+        seed,
+        WORK,
     )
     whole = (options.pairs, options.triples, options.pictures) == (PAIRS, TRIPLES, PICTURES)
     recorder = Recorder(
         "regions",
-        f"python -m benchmarks.regions --stream-seed {options.stream_seed}",
+        f"python -m benchmarks.regions --stream-seed {seed} --precision {options.precision}",
         {
             "stream": "toys10",
             "stream_seed": options.stream_seed,
@@ -66,6 +81,7 @@ def main() -> None:
             "pictures_per_place": options.pictures,
             "places": list(PLACES),
             "sampling_steps": options.steps,
+            "precision": options.precision,
             "weights": backbone.fingerprint,
         },
         folder=RESULTS if whole and not options.state else WORK,

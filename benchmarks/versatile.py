@@ -44,13 +44,18 @@ def main() -> None:
     torch.set_flush_denormal(True)
     backbone = load_backbone(weights_path("demo"), device=options.device)
     seed = options.stream_seed
-    state = given_or_taught(backbone, options.state, STREAM, seed, options.method, options.work)
-    studio = Studio(backbone, load_judge(), state, options.pictures, options.steps, seed)
+    state = given_or_taught(
+        backbone, options.state, STREAM, seed, options.method, options.work, options.precision
+    )
+    studio = Studio(
+        backbone, load_judge(), state, options.pictures, options.steps, options.precision, seed
+    )
     usual = (options.photos, options.edits, options.pictures, options.steps)
     whole = usual == (PHOTOS, EDITS, PICTURES, STEPS) and not options.state
     recorder = Recorder(
         "versatile",
-        f"python -m benchmarks.versatile --stream-seed {seed} --method {options.method}",
+        f"python -m benchmarks.versatile --stream-seed {seed} --method {options.method} "
+        f"--precision {options.precision}",
         {
             "stream": STREAM,
             "stream_seed": seed,
@@ -61,6 +66,7 @@ def main() -> None:
             "photos_per_character": options.edits,
             "pictures_per_photo": options.pictures,
             "sampling_steps": options.steps,
+            "precision": options.precision,
             "weights": backbone.fingerprint,
         },
         folder=RESULTS if whole else WORK,

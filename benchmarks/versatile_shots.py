@@ -17,6 +17,7 @@ from lifelong_core.regional_sampling import generate_regions
 from lifelong_core.sampling import generate
 from lifelong_core.seeding import derive_seed
 from lifelong_core.state import LifelongState
+from lifelong_core.training.precision import autocast_dtype
 from lifelong_core.world.judge import Judge
 
 OURS, SAME_ADAPTER, PLAIN = "ours", "same_adapter", "plain"
@@ -33,6 +34,7 @@ class Studio:
     state: LifelongState
     pictures: int
     steps: int
+    precision: str
     seed: int
 
 
@@ -82,6 +84,7 @@ def edit_shots(studio: Studio, case: EditCase, strength: float) -> list[Shot]:
         steps=studio.steps,
         start=masked,
         as_latents=True,
+        autocast=autocast_dtype(studio.precision),
     )
     return [*shots, _judged(studio, REGION, case, latents)]
 
@@ -104,6 +107,7 @@ def _shot(
             vectors=vectors,
             start=start,
             as_latents=True,
+            autocast=autocast_dtype(studio.precision),
         )
     return _judged(studio, way, case, latents)
 

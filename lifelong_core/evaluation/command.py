@@ -12,17 +12,15 @@ from pathlib import Path
 import torch
 
 from ..backbone import load_backbone
-from ..consolidation import consolidation_defaults
 from ..errors import InputError, LifelongError
 from ..fields import PRECISIONS
 from ..files import copy_file, locked
-from ..lesson import defaults_for
 from ..world.shipped import weights_path
 from .extractors import WORLD, extractor_named
 from .protocol import Protocol
 from .reference import Bench
 from .report import sheet_name, write_report
-from .run import Run, run_stream
+from .run import Run, run_stream, usual_settings
 from .stream import TOYS, stream_named
 from .table import recorded_runs, update_table
 from .values import Result
@@ -94,16 +92,14 @@ def _runs(arguments: argparse.Namespace) -> list[Run]:
     seeds = _seeds(arguments.stream_seed)
     extractors = tuple(extractor_named(name) for name in _listed(arguments.extractors))
     backbone = load_backbone(arguments.model or weights_path("demo"), device=arguments.device)
-    usual = defaults_for(backbone.family.name)
-    usual = replace(usual, precision=arguments.precision or usual.precision)
-    protocol = replace(PROTOCOL, precision=usual.precision)
+    family = backbone.family
+    streams = [stream_named(arguments.stream, seed, size=family.default_size) for seed in seeds]
+    usual = [usual_settings(family.name, stream.seed, arguments.precision) for stream in streams]
+    protocol = replace(PROTOCOL, precision=usual[0][0].precision)
     bench = Bench(backbone, extractors, protocol, arguments.work)
-    after = replace(consolidation_defaults(backbone.family.name), precision=usual.precision)
-    size = backbone.family.default_size
-    streams = [stream_named(arguments.stream, seed, size=size) for seed in seeds]
     return [
-        Run(bench, stream, way, replace(usual, seed=stream.seed), replace(after, seed=stream.seed))
-        for stream in streams
+        Run(bench, stream, way, *settings)
+        for stream, settings in zip(streams, usual, strict=True)
         for way in ways
     ]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .. import consolidation, methods
-from ..consolidation import ConsolidationSettings
+from ..consolidation import ConsolidationSettings, consolidation_defaults
 from ..files import read_json, write_json
-from ..lesson import LessonSettings
+from ..lesson import LessonSettings, defaults_for
 from ..state import LifelongState, load_state, save_state
 from .drawing import Cell, drawn_cell, pictures_of
 from .measures import measure
@@ -80,6 +80,16 @@ class Run:
     def sheet_path(self) -> Path:
         """Photos of every concept, its pictures after its own lesson, and at the end."""
         return self.folder / "sheet.jpg"
+
+
+def usual_settings(
+    family: str, seed: int, precision: str | None = None
+) -> tuple[LessonSettings, ConsolidationSettings]:
+    """A family's own for a stream of this seed, both of the same precision: the lesson's usual one,
+    or another."""
+    lesson = defaults_for(family)
+    common = {"precision": precision or lesson.precision, "seed": seed}
+    return replace(lesson, **common), replace(consolidation_defaults(family), **common)
 
 
 def run_stream(run: Run) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_cells_are_drawn_once_and_hold_what_is_recorded(tmp_path: Path) -> None:
     backbone = random_backbone("demo", seed=0)
     judge = Judge(new_judge_net())
     extractor = Extractor("means", lambda x: x.mean((2, 3)), lambda t: torch.ones(len(t), 3))
-    studio = Studio(backbone, judge, extractor, 1, 1, 2, tmp_path)
+    studio = Studio(backbone, judge, extractor, 1, 1, "fp32", 2, tmp_path)
     group = base_pairs(2, 1)[0]
     settings = METHODS["caa_oaa"]
     path = cell_path(studio, "base", None, group, settings, "caa_oaa")

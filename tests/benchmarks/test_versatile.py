@@ -54,7 +54,7 @@ def studio() -> Studio:
         for one in (STYLES[0], CHARACTERS[0])
     )  # fmt: skip
     state = LifelongState(backbone.family.name, backbone.fingerprint, spec, weights, records)
-    return Studio(backbone, load_judge(), state, pictures=2, steps=2, seed=2)
+    return Studio(backbone, load_judge(), state, pictures=2, steps=2, precision="fp32", seed=2)
 
 
 def test_photos_for_styles_are_plain_and_the_same_for_all_styles() -> None:

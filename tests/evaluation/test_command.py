@@ -55,7 +55,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "weights_path", Path)
     monkeypatch.setattr(command, "load_backbone", lambda path, device: backbone)
     monkeypatch.setattr(command, "extractor_named", lambda name: Extractor(name, colours, words))
-    monkeypatch.setattr(command, "defaults_for", lambda family: SETTINGS)
+    monkeypatch.setattr("lifelong_core.evaluation.run.defaults_for", lambda family: SETTINGS)
     monkeypatch.setattr(command, "PROTOCOL", Protocol(2, 3, 1, 1))
     prompts = ["a photo of a dog", "a cat", "a mug"]
     for place in ("run", "measures", "reference"):
