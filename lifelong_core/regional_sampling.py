@@ -11,6 +11,7 @@ from .attention.regional import RegionalUnet
 from .attention.regions import ALPHA, Region, check_mixture, check_regions
 from .backbone import Backbone
 from .drawing import knowing
+from .methods import drawing_state
 from .picture_start import PictureStart
 from .regional_sampler import RegionalSampler, Report, draw_in_batches
 from .regional_slots import encode_slots, region_slots
@@ -45,15 +46,17 @@ def generate_regions(
     """`count` pictures of `prompt`, with a prompt of its own in every region.
 
     state: one that knows all concepts, or one for each region. A region is drawn with the adapter
-    that its state's method chooses for its prompt. The rest is drawn with the one for `prompt`
-    without the concepts that regions name; with several states by the base model.
+    of its concept's own lesson (`methods.placed_state`). The rest is drawn with those of concepts
+    that `prompt` names and no region does, else by the base model; so it is with several states.
 
     A step runs the model on U + 2 rows per picture: without prompt, with all regions, and with
     each region alone. Their outputs are aggregated by the corrected Eq 5 with `alpha`; at 1 the
     rows of single regions are left out. `softness` as in `cover`. At most `row_limit` rows share
     a forward pass, which changes no picture. With `start`, whose mask is a region too, a concept is
     put into a part of a picture. Everything else is as in `generate`, which this is when there are
-    no regions: [count, 3, H, W] in [0, 1], or latents.
+    no regions, with what the state's method chooses for `prompt`.
+
+    Returns [count, 3, H, W] in [0, 1], or latents.
 
     Raises InputError for settings, regions or prompts that cannot be used, StateError for a state
     of another base model or with adapters that cannot be kept inside a region.
@@ -67,8 +70,11 @@ def generate_regions(
     check_mixture(alpha, softness)
     scale = family.guidance if guidance is None else guidance
     if not regions:
-        own = region_slots(backbone, state or None, prompt, regions)[0]
-        with knowing(backbone, own.state) as vectors:
+        known = None
+        if isinstance(state, LifelongState):
+            state.require_backbone(backbone)
+            known = drawing_state(state, prompt, backbone.text)
+        with knowing(backbone, known) as vectors:
             return generate(
                 backbone, [prompt] * count, seed=seed, steps=steps, guidance=scale,
                 negative=negative, size=size, vectors=vectors, batch_size=-(-row_limit // 2),

@@ -13,7 +13,7 @@ from .attention.regions import Region
 from .backbone import Backbone, Conditioning
 from .concepts import mentions, without_mentions
 from .errors import InputError
-from .methods import drawing_state
+from .methods import placed_state
 from .prompts import ConceptVectors
 from .state import LifelongState
 
@@ -59,11 +59,11 @@ def region_slots(
 
 
 def routed_slot(backbone: Backbone, state: LifelongState | None, prompt: str, routing: str) -> Slot:
-    """A slot of `prompt`, drawn with what the state's method chooses for the text `routing`."""
+    """A slot of `prompt`, drawn with the adapter that belongs to the text `routing`."""
     if state is None:
         return Slot(prompt, None, {})
     state.require_backbone(backbone)
-    chosen = drawing_state(state, routing, backbone.text)
+    chosen = placed_state(state, routing)
     return Slot(prompt, chosen, chosen.vectors_on(backbone.device))
 
 

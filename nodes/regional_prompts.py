@@ -17,10 +17,9 @@ from ..lifelong_core.attention.layers import context_blocks
 from ..lifelong_core.attention.regions import Region
 from ..lifelong_core.backbone.context_layers import QUERY, family_context_layers
 from ..lifelong_core.backbone.keys import unet_diffusers_to_ldm
-from ..lifelong_core.consolidation.routing import route, routed_tokens
+from ..lifelong_core.consolidation.routing import routed_tokens
 from ..lifelong_core.errors import InputError
-from ..lifelong_core.methods import any_prompt_state, newest_method
-from ..lifelong_core.methods.table import Records
+from ..lifelong_core.methods import placed_state
 from ..lifelong_core.prompts.syntax import IDENTIFIER
 from ..lifelong_core.sharing.lora import lora_state_dict
 from ..lifelong_core.sharing.naming import UNET, layers, text_prefixes
@@ -78,12 +77,7 @@ def read_regions(
 def _routed(clip: Any, state: LifelongState, prompt: str) -> LifelongState | None:
     """The state whose adapter draws a region's prompt; None for the base model."""
     _require_known(clip, state, prompt)
-    if not routed_tokens(state, prompt):
-        return None
-    method = newest_method(state)
-    if method is not None and method.records is Records.ADDED:
-        return any_prompt_state(state)  # What lessons kept is nothing without those before.
-    return route(state, prompt)
+    return placed_state(state, prompt) if routed_tokens(state, prompt) else None
 
 
 def _require_known(clip: Any, state: LifelongState, prompt: str) -> None:

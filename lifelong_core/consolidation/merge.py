@@ -127,13 +127,19 @@ def weighted_state(state: LifelongState, weights: Sequence[float]) -> LifelongSt
     adapters, spec = kept_adapters(state), state.adapter_spec
     active = [(own, share) for own, share in zip(adapters, weights, strict=True) if share]
     if not active:
-        nothing = {key: torch.zeros_like(value) for key, value in state.adapter.items()}
-        return drawing_only(state, spec, nothing)
+        return unchanged_state(state)
     chosen, shares = zip(*active, strict=True)
     if shares == (1.0,):
         return drawing_only(state, spec, chosen[0])
     merged = merge_adapters(spec, chosen, layers(state.family), weights=shares)
     return drawing_only(state, merged.spec, merged.adapter)
+
+
+def unchanged_state(state: LifelongState) -> LifelongState:
+    """`state` with an adapter of zeros, with which the base model draws bit for bit what it draws
+    alone; for drawing only."""
+    nothing = {key: torch.zeros_like(value) for key, value in state.adapter.items()}
+    return drawing_only(state, state.adapter_spec, nothing)
 
 
 def kept_adapters(state: LifelongState) -> list[Weights]:

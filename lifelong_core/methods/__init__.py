@@ -9,6 +9,7 @@ from .learning import (
     lesson_settings,
     teach,
 )
+from .placed import placed_state
 from .records import check_consolidates, check_follows, check_separate
 from .replaying import check_memory
 from .table import METHODS, Method, any_prompt_state, drawing_state, newest_method, step_adapters
@@ -29,6 +30,7 @@ __all__ = [
     "lesson_key",
     "lesson_settings",
     "newest_method",
+    "placed_state",
     "step_adapters",
     "teach",
 ]
