@@ -17,6 +17,7 @@ from tests.comfyui.graphs import QUICK, pixels
 SHORT = {
     "LearnConceptTask": QUICK,
     "KSampler": {"steps": 2},
+    "ContextControllableSampler": {"steps": 2},
     "RepeatLatentBatch": {"amount": 2},
     "RepeatImageBatch": {"amount": 2},
 }
