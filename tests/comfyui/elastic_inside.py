@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from guidance_inside import conditioning, sampled
+from guidance_helpers import conditioning, sampled
 from inside import backbone, loaded, main, pack, refused, some_state, torch
 
 DOG, CAT = "a photo of embedding:my_dog dog", "a photo of embedding:my_cat dog on grass"

@@ -5,143 +5,31 @@ python guidance_inside.py COMFYUI PACK WORK: see inside.py.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
-from inside import (
-    backbone,
-    comfy,
-    foreign_lora,
-    loaded,
-    main,
-    meta_model,
-    pack,
-    refused,
-    some_state,
-    torch,
+from guidance_helpers import (
+    PAIRS,
+    PROMPT,
+    STEPS,
+    STRONG,
+    artist,
+    distance,
+    empty_latent,
+    guided,
+    loaded_base,
+    passes,
+    same_weights,
+    sampled,
+    weights_of,
 )
+from inside import backbone, comfy, main, meta_model, pack, torch
 
 # What follows can be imported once inside.py has set ComfyUI up.
 # isort: split
-import comfy.controlnet
 import comfy.samplers
-from comfy_extras import nodes_custom_sampler as custom
-
-import nodes
-
-PROMPT = "a photo of a red dog and a blue cat"
-PAIRS = "red dog\nblue cat"
-STEPS = 4
-STRONG = 480.0
-"""Weights that are random need more than trained ones to move visibly."""
-
-
-def conditioning(clip: Any, text: str) -> Any:
-    with torch.inference_mode():
-        return nodes.CLIPTextEncode().encode(clip, text)[0]
-
-
-def empty_latent(batch: int = 1, side: int = 16) -> dict[str, Any]:
-    return {"samples": torch.zeros(batch, 4, side, side)}
-
-
-def sampled(
-    model: Any,
-    positive: Any,
-    negative: Any,
-    latent: dict[str, Any] | None = None,
-    *,
-    steps: int = STEPS,
-    cfg: float = 4.0,
-    sampler: str = "euler",
-) -> torch.Tensor:
-    """The stock KSampler."""
-    with torch.inference_mode():
-        latent = latent or empty_latent()
-        done = nodes.KSampler().sample(
-            model, 1, steps, cfg, sampler, "normal", positive, negative, latent
-        )
-        return done[0]["samples"].clone()
-
-
-def guided(
-    model: Any,
-    clip: Any,
-    *,
-    prompt: str = PROMPT,
-    pairs: str = PAIRS,
-    strength: float = STRONG,
-    fraction: float = 0.5,
-    state: Any = None,
-) -> Any:
-    """MODEL from Orthogonal Attention Guidance."""
-    node = pack("nodes.orthogonal_attention_guidance").OrthogonalAttentionGuidance
-    with torch.inference_mode():
-        return node.execute(model, clip, prompt, pairs, strength, 0.4, fraction, state).result[0]
-
-
-def artist(
-    model: Any, clip: Any, positive: Any, negative: Any, latent: Any = None, **values: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents and maps of the Concept Attention Artist Sampler."""
-    node = pack("nodes.concept_attention_artist_sampler").ConceptAttentionArtistSampler
-    usual = {
-        "prompt": PROMPT, "concepts": PAIRS, "seed": 1, "steps": STEPS, "cfg": 4.0,
-        "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, "caa_strength": 0.0,
-        "oaa_strength": 0.0, "threshold": 0.4, "guided_fraction": 0.5, "maps": "average",
-    }  # fmt: skip
-    latent = latent or empty_latent()
-    with torch.inference_mode():
-        done = node.execute(model, clip, positive, negative, latent, **{**usual, **values})
-        return done.result[0]["samples"].clone(), done.result[1].clone()
-
-
-@contextmanager
-def passes() -> Iterator[list[dict[str, Any]]]:
-    """What every gradient pass inside the block was called with."""
-    capture = pack("nodes.attention_capture").AttentionCapture
-    call, seen = capture.__call__, []
-
-    def noting(self: Any, executor: Any, x: Any, *args: Any, **options: Any) -> Any:
-        seen.append({"rows": len(x), "context": args[1].shape[1], "size": tuple(x.shape[2:])})
-        return call(self, executor, x, *args, **options)
-
-    with patch.object(capture, "__call__", noting):
-        yield seen
-
-
-def weights_of(model: Any) -> dict[str, torch.Tensor]:
-    with torch.inference_mode():
-        state = model.model.diffusion_model.state_dict()
-        return {key: weight.clone() for key, weight in state.items()}
-
-
-def same_weights(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
-
-
-def distance(left: torch.Tensor, right: torch.Tensor) -> float:
-    return float((left - right).norm() / right.norm())
-
-
-class Base:
-    """MODEL, CLIP and two conditionings."""
-
-    def __init__(self) -> None:
-        self.model, self.clip, self.vae = loaded()
-        self.positive = conditioning(self.clip, PROMPT)
-        self.negative = conditioning(self.clip, "")
-
-
-@cache
-def loaded_base() -> Base:
-    """One for all checks: none may leave anything behind."""
-    return Base()
 
 
 def check_strength_zero_is_no_node_at_all() -> None:
@@ -399,57 +287,6 @@ def attention_at(unet: Any, slot: tuple[str, int, int]) -> Any:
     return blocks[block][number][1].transformer_blocks[depth].attn2
 
 
-def check_a_replace_patch_is_chained_in_either_order() -> None:
-    base = loaded_base()
-    calls: list[tuple[int, bool]] = []
-
-    def halved(q: Any, k: Any, v: Any, extra: Any) -> torch.Tensor:
-        calls.append((len(q), torch.is_grad_enabled()))
-        heads = extra["n_heads"]
-        attend = comfy.ldm.modules.attention.optimized_attention
-        return attend(q, k, v, heads, attn_precision=extra["attn_precision"]) * 0.5
-
-    def patched(model: Any) -> Any:
-        clone = model.clone()
-        clone.set_model_attn2_replace(halved, "input", 1)
-        clone.set_model_attn2_replace(halved, "output", 4, 0)
-        return clone
-
-    plain = sampled(patched(base.model), base.positive, base.negative)
-    assert distance(plain, sampled(base.model, base.positive, base.negative)) > 1e-3
-    read = (("input", 1, 0), ("output", 4, 0), ("output", 5, 0))
-    with patch.object(pack("nodes.guidance"), "map_blocks", lambda family: read):
-        orders = (
-            guided(patched(base.model), base.clip),
-            patched(guided(base.model, base.clip)),
-        )
-    results = []
-    for model in orders:
-        calls.clear()
-        results.append(sampled(model, base.positive, base.negative))
-        assert calls.count((1, True)) == 2 * 2, "both patches in both gradient passes"
-        assert calls.count((2, False)) == 2 * STEPS, "and in every pass of the sampler"
-    assert torch.equal(*results) and distance(results[0], plain) > 1e-3
-    assert torch.equal(
-        artist(patched(base.model), base.clip, base.positive, base.negative)[0], plain
-    )
-
-
-def check_a_patch_that_adds_tokens_leaves_the_words_where_they_are() -> None:
-    base = loaded_base()
-
-    def with_picture(n: Any, context: Any, value: Any, extra: Any) -> Any:
-        more = context[:, :4] * 0.1
-        return n, torch.cat([context, more], 1), torch.cat([value, more], 1)
-
-    model = guided(base.model, base.clip)
-    model.set_model_attn2_patch(with_picture)
-    plain = base.model.clone()
-    plain.set_model_attn2_patch(with_picture)
-    latents = sampled(model, base.positive, base.negative)
-    assert distance(latents, sampled(plain, base.positive, base.negative)) > 1e-3
-
-
 def check_maps_are_shown_for_every_word_picture_and_step() -> None:
     base = loaded_base()
     given = (base.model, base.clip, base.positive, base.negative)
@@ -525,241 +362,6 @@ def check_an_interrupt_in_the_gradient_pass_leaves_nothing_behind() -> None:
     finally:
         comfy.model_management.interrupt_current_processing(False)
     assert torch.equal(sampled(base.model, base.positive, base.negative), plain)
-
-
-def check_a_batch_is_guided_picture_by_picture() -> None:
-    base = loaded_base()
-    model = guided(base.model, base.clip)
-    with passes() as seen:
-        both = sampled(model, base.positive, base.negative, empty_latent(2))
-    assert [one["rows"] for one in seen] == [2, 2], "all pictures at once"
-    alone = sampled(model, base.positive, base.negative)
-    assert distance(both[:1], alone) < 1e-3
-    assert distance(both[1:], alone) > 1e-2
-    second = {"samples": torch.zeros(1, 4, 16, 16), "batch_index": [1]}
-    assert distance(both[1:], sampled(model, base.positive, base.negative, second)) < 1e-3
-
-
-def check_cfg_one_is_guided() -> None:
-    base = loaded_base()
-    plain = sampled(base.model, base.positive, base.negative, cfg=1.0)
-    with passes() as seen:
-        latents = sampled(guided(base.model, base.clip), base.positive, base.negative, cfg=1.0)
-    assert len(seen) == 2 and distance(latents, plain) > 1e-3
-
-
-def check_a_lora_is_guided_and_comes_off_again() -> None:
-    base = loaded_base()
-    plain = sampled(base.model, base.positive, base.negative)
-    before = weights_of(base.model)
-    styled = foreign_lora(base.model, 1.0)
-    expected = sampled(styled, base.positive, base.negative)
-    for model in (guided(styled, base.clip), foreign_lora(guided(base.model, base.clip), 1.0)):
-        latents = sampled(model, base.positive, base.negative)
-        assert distance(latents, expected) > 1e-3
-        assert torch.equal(sampled(styled, base.positive, base.negative), expected)
-        assert torch.equal(sampled(base.model, base.positive, base.negative), plain)
-    assert same_weights(weights_of(base.model), before)
-
-
-def check_weights_that_are_patched_while_they_are_used_are_loaded_in_full() -> None:
-    """ComfyUI keeps LoRAs of models that do not fit as functions on the layers (lowvram)."""
-    base = loaded_base()
-    styled = foreign_lora(base.model, 1.0)
-    model = guided(styled, base.clip)
-    expected = sampled(model, base.positive, base.negative)
-    with torch.inference_mode():
-        comfy.model_management.unload_all_models()
-        layer = base.model.model.diffusion_model.input_blocks[1][1].transformer_blocks[0].attn1.to_q
-        model.load(model.load_device, lowvram_model_memory=1)
-        assert layer.weight_function or layer.comfy_cast_weights
-    latents = sampled(model, base.positive, base.negative)
-    assert distance(latents, expected) < 1e-5
-    comfy.model_management.unload_all_models()
-
-
-def check_a_whole_graph_of_custom_nodes_is_guided_the_same() -> None:
-    base = loaded_base()
-    model = guided(base.model, base.clip)
-    expected = sampled(model, base.positive, base.negative)
-    with torch.inference_mode():
-        noise = custom.RandomNoise.execute(1).result[0]
-        sampler = custom.KSamplerSelect.execute("euler").result[0]
-        sigmas = custom.BasicScheduler.execute(model, "normal", STEPS, 1.0).result[0]
-        guiders = {
-            "CFGGuider": custom.CFGGuider.execute(model, base.positive, base.negative, 4.0),
-            "BasicGuider": custom.BasicGuider.execute(model, base.positive),
-            "DualCFGGuider": custom.DualCFGGuider.execute(
-                model, base.negative, base.positive, base.negative, 4.0, 2.0, "regular"
-            ),
-        }
-        results = {}
-        for name, guider in guiders.items():
-            with passes() as seen:
-                done = custom.SamplerCustomAdvanced.execute(
-                    noise, guider.result[0], sampler, sigmas, empty_latent()
-                )
-            assert len(seen) == 2, name
-            results[name] = done.result[0]["samples"]
-    assert torch.equal(results["CFGGuider"], expected)
-    assert torch.equal(
-        results["BasicGuider"], sampled(model, base.positive, base.negative, cfg=1.0)
-    )
-
-
-def check_conditionings_of_many_kinds() -> None:
-    base = loaded_base()
-    model = guided(base.model, base.clip)
-    other = conditioning(base.clip, "a house in the snow")
-    long_negative = conditioning(base.clip, "ugly " * 100)
-    area, mask, times = (nodes.ConditioningSetArea(), nodes.ConditioningSetMask(),
-                         nodes.ConditioningSetTimestepRange())  # fmt: skip
-    left = torch.zeros(1, 128, 128)
-    left[..., :64] = 1
-    inside = area.append(base.positive, 64, 64, 32, 32, 1.0)[0]
-    combined = nodes.ConditioningCombine().combine(other, base.positive)[0]
-    masked = mask.append(base.positive, left, "default", 1.0)[0]
-    concatenated = nodes.ConditioningConcat().concat(base.positive, other)[0]
-    late = times.set_range(base.positive, 0.5, 1.0)[0]
-    early = times.set_range(base.positive, 0.0, 0.5)[0]
-    latent = {**empty_latent(2), "noise_mask": left[:, None]}
-    for name, positive, negative, start, expected in (
-        ("long negative", base.positive, long_negative, None, {"rows": 1, "context": 77}),
-        ("area", combined + inside, base.negative, None, {"rows": 1, "size": (16, 16)}),
-        ("area alone", inside, base.negative, None, {"rows": 1, "size": (8, 8)}),
-        ("combined", combined, base.negative, None, {"rows": 1}),
-        ("masked", masked + other, base.negative, None, {"rows": 1}),
-        ("concatenated", concatenated, base.negative, None, {"rows": 1, "context": 154}),
-        ("noise mask", base.positive, base.negative, latent, {"rows": 2}),
-        ("early and late", late + early, base.negative, None, {"rows": 1}),
-        ("late", late + other, base.negative, None, None),
-    ):
-        plain = sampled(base.model, positive, negative, start)
-        with passes() as seen:
-            latents = sampled(model, positive, negative, start)
-        assert bool(latents.isfinite().all()), name
-        if expected is None:
-            assert not seen and torch.equal(latents, plain), name
-            continue
-        assert len(seen) == 2, (name, seen)
-        assert all(expected.items() <= one.items() for one in seen), (name, seen)
-        assert distance(latents, plain) > 1e-4, name
-
-
-def check_prompts_of_several_chunks() -> None:
-    base = loaded_base()
-    prompt = "grass " * 80 + PROMPT
-    words = pack("nodes.prompt_words").read_prompt(base.clip, prompt, PAIRS)
-    assert words.places.length == 154 and min(words.places.pairs[0].noun) > 77
-    model = guided(base.model, base.clip, prompt=prompt)
-    positive = conditioning(base.clip, prompt)
-    with passes() as seen:
-        latents = sampled(model, positive, base.negative)
-    assert [one["context"] for one in seen] == [154, 154]
-    assert distance(latents, sampled(base.model, positive, base.negative)) > 1e-5
-
-
-def check_a_control_net_is_a_constant() -> None:
-    base = loaded_base()
-    with torch.inference_mode():
-        weight = torch.randn(64, 4, 1, 1) * 0.1
-
-    class Control(comfy.controlnet.ControlBase):
-        """A network of one layer."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.seen: list[bool] = []
-
-        def get_control(self, x: Any, *_: Any) -> Any:
-            self.seen.append(x.requires_grad)
-            added = torch.nn.functional.conv2d(x / 15, weight)
-            return {"input": [added], "middle": [], "output": []}
-
-    control = Control()
-    steered = [[cond, {**extra, "control": control}] for cond, extra in base.positive]
-    steered_negative = [[cond, {**extra, "control": control}] for cond, extra in base.negative]
-    plain = sampled(base.model, steered, steered_negative)
-    assert distance(plain, sampled(base.model, base.positive, base.negative)) > 1e-4
-    latents = sampled(guided(base.model, base.clip), steered, steered_negative)
-    assert distance(latents, plain) > 1e-4
-    assert len(control.seen) > 2 * STEPS and not any(control.seen)
-
-
-def check_a_gradient_that_is_not_a_number_moves_nothing() -> None:
-    base = loaded_base()
-    plain = sampled(base.model, base.positive, base.negative)
-    losses = pack("lifelong_core.attention.guidance")
-    loss = losses.total_loss
-    said: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())
-    logging.getLogger(losses.__name__).addHandler(handler)
-    try:
-        with patch.object(losses, "total_loss", lambda *args: loss(*args) * math.nan):
-            latents = sampled(guided(base.model, base.clip), base.positive, base.negative)
-    finally:
-        logging.getLogger(losses.__name__).removeHandler(handler)
-    assert torch.equal(latents, plain)
-    assert len(said) == 1 and "not finite" in said[0]
-
-
-def check_words_that_are_not_there_are_refused() -> None:
-    base = loaded_base()
-    for pairs, word in (("red horse", "horse"), ("green dog", "green"), ("red dog\ndog", "dog")):
-        refused("InputError", word, lambda pairs=pairs: guided(base.model, base.clip, pairs=pairs))
-    refused("InputError", "photo", lambda: guided(base.model, base.clip, pairs="horse"))
-    refused("InputError", "one pair per line", lambda: guided(base.model, base.clip, pairs=" \n"))
-    foreign = conditioning(base.clip, "a house")
-    model = guided(base.model, base.clip)
-    refused("InputError", PROMPT, lambda: sampled(model, foreign, base.positive))
-    refused(
-        "InputError", "samples",
-        lambda: artist(base.model, base.clip, base.positive, base.negative, empty_latent(0)),
-    )  # fmt: skip
-    hollow = {**empty_latent(), "noise_mask": torch.zeros(1, 0, 0)}
-    refused(
-        "InputError", "noise_mask",
-        lambda: artist(base.model, base.clip, base.positive, base.negative, hollow),
-    )  # fmt: skip
-
-
-def check_models_without_a_unet_are_refused_by_name() -> None:
-    base = loaded_base()
-    flux = base.model.clone()
-    config = type("Flux", (), {})()
-    flux.model = type(
-        "Other", (), {"model_config": config, "diffusion_model": torch.nn.Linear(1, 1),
-                      "model_sampling": object()},
-    )()  # fmt: skip
-    refused("ModelError", "This MODEL is Flux", lambda: guided(flux, base.clip))
-    strange = base.clip.clone()
-    strange.tokenizer = type("Tokenizer", (), {})()
-    refused("ModelError", "This CLIP is", lambda: guided(base.model, strange))
-
-
-def check_concepts_of_a_state_are_found() -> None:
-    base = loaded_base()
-    state = some_state("x")
-    _, reader = pack("nodes.patching").apply_state(base.model, base.clip, state)
-    prompt = "a photo of a (embedding:my_dog dog:1.2), and a cat"
-    read = pack("nodes.prompt_words").read_prompt
-    words = read(reader, prompt, "", state)
-    (pair,) = words.places.pairs
-    assert pair.concept == (5, 6) and pair.noun == (7,)
-    assert words.same(read(reader, prompt, "embedding:my_dog dog"))
-    assert not words.same(read(reader, prompt, "embedding:my_dog cat"))
-    assert words.are_in(conditioning(reader, prompt)[0][0])
-    assert not words.are_in(conditioning(reader, prompt.replace("1.2", "1.4"))[0][0])
-    refused("InputError", "embedding:my_dog", lambda: read(reader, PROMPT, "", state))
-    refused("InputError", "my_cat", lambda: read(reader, prompt, "embedding:my_cat cat"))
-
-
-def check_pairs_are_read_line_by_line() -> None:
-    parse = pack("nodes.prompt_words").parse_pairs
-    text = "embedding:my_dog dog\n\n red  duck toy \ncat\n"
-    assert parse(text) == [("embedding:my_dog", "dog"), ("red", "duck toy"), (None, "cat")]
-    assert parse(" \n") == []
 
 
 if __name__ == "__main__":

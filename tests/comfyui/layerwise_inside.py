@@ -20,7 +20,6 @@ from inside import (
     loaded,
     main,
     pack,
-    save_file,
     some_state,
     torch,
 )
@@ -29,6 +28,7 @@ from inside import (
 # isort: split
 import comfy.sample
 import comfy.samplers
+from safetensors.torch import save_file
 
 import nodes
 

@@ -5,146 +5,31 @@ python regions_inside.py COMFYUI PACK WORK: see inside.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from typing import Any
 from unittest.mock import patch
 
-from guidance_inside import (
-    PROMPT,
-    conditioning,
-    distance,
-    empty_latent,
-    guided,
-    nodes,
-    passes,
-    same_weights,
-    sampled,
-    weights_of,
+from guidance_helpers import conditioning, distance, same_weights, sampled, weights_of
+from inside import backbone, comfy, main, pack, refused, torch
+from regions_helpers import (
+    CAT,
+    DOG,
+    KEY_VALUE,
+    SCENE,
+    TARGETS,
+    applied,
+    base,
+    batches,
+    both,
+    drawn,
+    halves,
+    negative,
+    noted,
+    plain,
+    region,
+    small,
+    two_toys,
 )
-from inside import backbone, comfy, foreign_lora, loaded, main, pack, refused, torch
-
-SCENE = "a photo of a street"
-KEY_VALUE = ("attn2.to_k", "attn2.to_v")
-TARGETS = tuple(
-    f"{attention}.{name}"
-    for attention in ("attn1", "attn2")
-    for name in ("to_q", "to_k", "to_v", "to_out.0")
-)
-DOG, CAT = "a photo of embedding:my_dog dog", "a photo of embedding:my_cat cat on the grass"
-
-
-@cache
-def base() -> tuple[Any, Any, Any]:
-    return loaded()
-
-
-@cache
-def negative() -> Any:
-    return conditioning(base()[1], "blurred")
-
-
-@cache
-def scene() -> Any:
-    return conditioning(base()[1], SCENE)
-
-
-@cache
-def two_toys(targets: tuple[str, ...] = KEY_VALUE) -> Any:
-    """A state with two lessons whose adapters are their own, of a size to be seen."""
-    draw = torch.Generator().manual_seed(0)
-    states, concepts = pack("lifelong_core.state"), pack("lifelong_core.concepts")
-    spec = pack("lifelong_core.adapters.spec").AdapterSpec(rank=4, alpha=4.0, targets=targets)
-    layers = pack("lifelong_core.sharing.naming").layers("demo")
-    records = []
-    for token, noun in (("my_dog", "dog"), ("my_cat", "cat")):
-        adapter = {}
-        for key, (out, width) in layers.items():
-            if key.endswith(targets):
-                adapter[f"{key}.down"] = torch.randn(4, width, generator=draw) / width**0.5
-                adapter[f"{key}.up"] = torch.randn(out, 4, generator=draw) / 2
-        vectors = {"clip_l": torch.randn(2, 128, generator=draw)}
-        concept = concepts.Concept(token, noun, vectors)
-        settings = {"method": "hard_routing"}
-        records.append(states.TaskRecord(concept, "hash", adapter, settings, {}))
-    fingerprint = pack("nodes.bridge").base_model(base()[0]).fingerprint
-    return states.LifelongState("demo", fingerprint, spec, records[-1].adapter, tuple(records))
-
-
-def region(prompt: str, *box: float, mask: Any = None, before: Any = ()) -> Any:
-    """REGIONS from the node."""
-    node = pack("nodes.regional_concept").RegionalConcept
-    return node.execute(prompt, *(box or (0.0, 0.0, 1.0, 1.0)), mask, before).result[0]
-
-
-@cache
-def halves() -> Any:
-    return region(CAT, 0.5, 0.0, 1.0, 1.0, before=region(DOG, 0.0, 0.0, 0.5, 1.0))
-
-
-def drawn(regions: Any, **values: Any) -> torch.Tensor:
-    """Latents of the Context Controllable Sampler."""
-    return both(regions, **values)[0]
-
-
-def small(batch: int = 1) -> dict[str, Any]:
-    return empty_latent(batch, 8)
-
-
-def both(regions: Any, **values: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    node = pack("nodes.context_controllable_sampler").ContextControllableSampler
-    model, clip, _ = base()
-    usual = {
-        "model": model, "clip": clip, "state": two_toys(), "regions": regions,
-        "positive": scene(), "negative": negative(), "latent_image": small(), "seed": 1,
-        "steps": 3, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0,
-        "alpha": 0.1, "softness": 0.0,
-    }  # fmt: skip
-    with torch.inference_mode():
-        latents, picture = node.execute(**{**usual, **values}).result
-        return latents["samples"].clone(), picture.clone()
-
-
-def plain(**options: Any) -> torch.Tensor:
-    return sampled(base()[0], scene(), negative(), small(), **{"steps": 3, **options})
-
-
-def applied(state: Any, prompt: str) -> tuple[Any, Any]:
-    """MODEL and positive conditioning of one concept's own adapter on the whole picture."""
-    routing = pack("lifelong_core.consolidation.routing")
-    own = routing.route(state, prompt)
-    own = replace(own, records=[replace(record, settings={}) for record in own.records])
-    model, clip = pack("nodes.patching").apply_state(*base()[:2], own)
-    return model, conditioning(clip, prompt)
-
-
-@contextmanager
-def batches() -> Iterator[list[int]]:
-    """How many rows every call of ComfyUI's model inside the block had."""
-    unet = base()[0].model.diffusion_model
-    rows: list[int] = []
-    handle = unet.out.register_forward_hook(lambda _module, given, _out: rows.append(len(given[0])))
-    try:
-        yield rows
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def noted() -> Iterator[list[tuple[torch.Tensor, float, torch.Tensor]]]:
-    """Latents, noise level and denoised latents of every call of a guider inside the block."""
-    guider = comfy.samplers.CFGGuider
-    call, seen = guider.outer_predict_noise, []
-
-    def noting(self: Any, x: Any, timestep: Any, *args: Any, **options: Any) -> Any:
-        denoised = call(self, x, timestep, *args, **options)
-        seen.append((x.clone(), float(timestep[0]), denoised.clone()))
-        return denoised
-
-    with patch.object(guider, "outer_predict_noise", noting):
-        yield seen
 
 
 def check_one_region_everywhere_is_plain_sampling_with_its_adapter() -> None:
@@ -298,148 +183,6 @@ def check_nothing_is_left_behind_whatever_ends_it() -> None:
         assert same_weights(weights_of(base()[0]), before)
         assert torch.equal(plain(), alone)
         assert torch.equal(drawn(halves()), expected)
-
-
-def check_a_replace_patch_computes_every_attention() -> None:
-    """Halved everywhere, regions included; other patches are told of positive and negative."""
-    told: list[tuple[list[int], int, int]] = []
-
-    def halved(q: Any, k: Any, v: Any, extra: Any) -> torch.Tensor:
-        indices = extra["cond_or_uncond"]
-        told.append((indices, len(q), extra["activations_shape"][0]))
-        assert len(extra["uuids"]) == len(indices)
-        attend = comfy.ldm.modules.attention.optimized_attention
-        return attend(q, k, v, extra["n_heads"], attn_precision=extra["attn_precision"]) * 0.5
-
-    def patched(model: Any) -> Any:
-        clone = model.clone()
-        clone.set_model_attn2_replace(halved, "input", 1)
-        clone.set_model_attn2_replace(halved, "output", 4, 0)
-        return clone
-
-    state = two_toys(TARGETS)
-    model, positive = applied(state, DOG)
-    expected = sampled(patched(model), positive, negative(), small(), steps=3)
-    told.clear()
-    got = drawn(region(DOG), state=state, model=patched(base()[0]))
-    assert distance(got, expected) < 1e-4 < distance(drawn(region(DOG), state=state), expected)
-    assert {index for indices, _, _ in told for index in indices} == {0, 1}
-    assert all(rows == shape and rows % len(indices) == 0 for indices, rows, shape in told)
-    told.clear()
-    drawn(halves(), state=state, model=patched(base()[0]))
-    assert {index for indices, _, _ in told for index in indices} == {0, 1}
-
-
-def check_loras_of_others_and_applied_states_are_bases() -> None:
-    styled = foreign_lora(base()[0], 1.0)
-    expected = drawn(halves(), model=styled)
-    assert distance(expected, drawn(halves())) > 1e-3
-    (record, _) = two_toys().records
-    one = replace(two_toys(), records=[replace(record, settings={})])
-    model, clip = pack("nodes.patching").apply_state(*base()[:2], one)
-    assert torch.equal(drawn(halves(), model=model, clip=clip), drawn(halves()))
-    assert torch.equal(drawn(halves(), model=foreign_lora(model, 1.0), clip=clip), expected)
-
-
-def check_every_sampler_draws_regions() -> None:
-    for sampler in (
-        "euler_ancestral", "heun", "dpm_2", "lms", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m",
-        "dpmpp_2m_sde", "ddpm", "lcm", "ddim", "uni_pc", "euler_cfg_pp", "res_multistep",
-    ):  # fmt: skip
-        found = drawn(halves(), sampler_name=sampler, steps=2)
-        alone = plain(sampler=sampler, steps=2)
-        assert bool(found.isfinite().all()) and distance(found, alone) > 1e-3, sampler
-
-
-def check_conditionings_of_many_kinds() -> None:
-    area, mask, times = (nodes.ConditioningSetArea(), nodes.ConditioningSetMask(),
-                         nodes.ConditioningSetTimestepRange())  # fmt: skip
-    other = conditioning(base()[1], "a house in the snow")
-    left = torch.zeros(1, 64, 64)
-    left[..., :32] = 1
-    inside = area.append(scene(), 32, 32, 32, 16, 1.0)[0]
-    late = times.set_range(scene(), 0.5, 1.0)[0]
-    early = times.set_range(other, 0.0, 0.5)[0]
-    for name, values in {
-        "long negative": {"negative": conditioning(base()[1], "ugly " * 100)},
-        "long positive": {"positive": conditioning(base()[1], "grass " * 100)},
-        "area": {"positive": other + inside},
-        "masked": {"positive": mask.append(scene(), left, "default", 1.0)[0] + other},
-        "early and late": {"positive": late + early},
-        "noise mask": {"latent_image": {**small(2), "noise_mask": left[:, None]}},
-        "image to image": {"latent_image": {"samples": torch.ones(1, 4, 8, 8)}, "denoise": 0.5},
-        "no square": {"latent_image": {"samples": torch.zeros(1, 4, 7, 12)}},
-    }.items():
-        assert bool(drawn(halves(), **values).isfinite().all()), name
-
-
-def check_an_area_sees_the_regions_at_their_place() -> None:
-    """A region in the left half alone counts nothing in a conditioning of the right half."""
-    attention = pack("nodes.regional_attention")
-    prompts = attention.RegionalPrompts(
-        (torch.eye(8).cumsum(1).clamp(max=1),), 0.0, torch.zeros(1, 1, 77, 128), (None,), {}, {}
-    )
-    whole = prompts.covered((8, 8), (8, 8))
-    cropped = prompts.covered((4, 4), (8, 8), (4, 4, 2, 3))
-    assert torch.equal(cropped, whole[:, 2:6, 3:7])
-    right = torch.zeros(8, 8)
-    right[:, 4:] = 1
-    prompts = attention.RegionalPrompts((right,), 0.0, prompts.contexts, (None,), {}, {})
-    assert not prompts.covered((4, 2), (8, 8), (8, 4, 0, 0)).any()
-
-
-def check_guidance_and_regions_go_together() -> None:
-    model, clip, _ = base()
-    values = {"positive": conditioning(clip, PROMPT)}
-    expected = drawn(halves(), **values)
-    with passes() as seen:
-        found = drawn(halves(), model=guided(model, clip), **values)
-    assert [one["rows"] for one in seen] == [1, 1], "guidance looks at its own prompt alone"
-    assert distance(found, expected) > 1e-3
-
-
-def check_a_text_encoders_adapter_reads_its_own_prompt() -> None:
-    layers = pack("lifelong_core.sharing.naming").layers("demo")
-    draw = torch.Generator().manual_seed(5)
-    text = {
-        f"{key}.{part}": torch.randn(*shape, generator=draw) / 8
-        for key, (out, width) in layers.items()
-        if key.startswith("text.")
-        for part, shape in (("down", (4, width)), ("up", (out, 4)))
-    }
-    usual = two_toys()
-    records = [replace(r, adapter={**r.adapter, **text}) for r in usual.records]
-    state = replace(
-        usual,
-        adapter={**usual.adapter, **text},
-        adapter_spec=replace(usual.adapter_spec, text_encoder=True),
-        records=records,
-    )
-    model, positive = applied(state, DOG)
-    expected = sampled(model, positive, negative(), small(), steps=3)
-    assert distance(drawn(region(DOG), state=state), expected) < 1e-4
-    assert distance(drawn(region(DOG)), expected) > 1e-3
-
-
-def check_every_layer_reads_its_own_vectors() -> None:
-    count = len(pack("lifelong_core.attention.layers").context_blocks("demo"))
-    draw = torch.Generator().manual_seed(6)
-    records = [
-        replace(
-            record,
-            concept=replace(
-                record.concept, vectors={"clip_l": torch.randn(count, 2, 128, generator=draw)}
-            ),
-        )
-        for record in two_toys().records
-    ]
-    state = replace(two_toys(), records=records)
-    model, positive = applied(state, DOG)
-    expected = sampled(model, positive, negative(), small(), steps=3)
-    mean = [replace(record, concept=record.concept.single()) for record in records]
-    assert distance(drawn(region(DOG), state=state), expected) < 1e-4
-    assert distance(drawn(region(DOG), state=replace(state, records=mean)), expected) > 1e-4
-    assert bool(drawn(region("a lawn", before=halves()), state=state).isfinite().all())
 
 
 def check_the_regions_are_shown() -> None:
