@@ -55,9 +55,9 @@ AXES: dict[str, Axis] = {
     "iterations": Axis(
         FULL,
         ("consolidation.fisher_iterations", "consolidation.distillation_iterations"),
-        (5, 20, 80),
+        (15, 60, 180),
     ),
-    "rate": Axis(FULL, ("consolidation.learning_rate",), (5e-4, 1e-3, 2e-3, 4e-3)),
+    "rate": Axis(FULL, ("consolidation.learning_rate",), (1e-4, 5e-4, 1e-3, 2e-3)),
     "overlap_weight": Axis("c_lora", ("overlap_weight",), (1e4, 1e5, 1e6, 1e7, 1e8)),
 }
 TEACHER, METHOD = "teacher", "method"

@@ -22,14 +22,14 @@ class LessonSettings:
     Raises InputError for values out of range.
     """
 
-    steps: int = number(100, "optimiser steps", 1, 100_000)
+    steps: int = number(300, "optimiser steps", 1, 100_000)
     learning_rate: float = number(2e-3, "step size of the adapter's weights", 0.0, 1.0)
     token_learning_rate: float = number(1e-2, "step size of the token's vectors", 0.0, 1.0)
     norm_learning_rate: float = number(
         1e-6, "spectral adapters: step size of the norms' weights and biases", 0.0, 1.0
     )
-    batch_size: int = number(8, "pictures of the concept per batch", 1, 256)
-    prior_batch_size: int = number(4, "pictures of the plain class noun per batch", 1, 256)
+    batch_size: int = number(3, "pictures of the concept per batch", 1, 256)
+    prior_batch_size: int = number(2, "pictures of the plain class noun per batch", 1, 256)
     prior_count: int = number(
         32, "pictures of the class noun that the base model draws once; 0 learns without", 0, 10_000
     )
@@ -38,7 +38,7 @@ class LessonSettings:
         0, "pictures of each earlier concept's class noun among the noun's pictures", 0, 10_000
     )
     replay_batch_size: int = number(
-        4, "remembered pictures per batch, in methods that replay", 1, 256
+        2, "remembered pictures per batch, in methods that replay", 1, 256
     )
     replay_weight: float = number(
         1.0, "weight of the remembered pictures as they are (α of TAME)", 0.0, 1e6
