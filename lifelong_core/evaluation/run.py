@@ -87,9 +87,12 @@ def usual_settings(
 ) -> tuple[LessonSettings, ConsolidationSettings]:
     """A family's own for a stream of this seed, both of the same precision: the lesson's usual one,
     or another."""
-    lesson = defaults_for(family)
-    common = {"precision": precision or lesson.precision, "seed": seed}
-    return replace(lesson, **common), replace(consolidation_defaults(family), **common)
+    lesson, after = defaults_for(family), consolidation_defaults(family)
+    precision = precision or lesson.precision
+    return (
+        replace(lesson, precision=precision, seed=seed),
+        replace(after, precision=precision, seed=seed),
+    )
 
 
 def run_stream(run: Run) -> dict[str, Any]:
