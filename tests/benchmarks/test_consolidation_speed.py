@@ -25,6 +25,7 @@ from benchmarks.consolidation_speed import (
     summary,
 )
 from lifelong_core.backbone import random_backbone
+from lifelong_core.consolidation import consolidation_defaults
 from lifelong_core.errors import SetupError
 
 CASES = [case for group in GROUPS for case in group]
@@ -34,7 +35,9 @@ def test_a_phase_waits_for_a_turn_before_every_iteration() -> None:
     backbone = random_backbone("demo")
     case = Case("fisher", concepts=3, subset=3, single=True)
     work, state = case.prepared(backbone, iterations=2, size=32)
-    assert (work.settings.batch_size, work.settings.accumulation) == (1, 8)
+    usual = consolidation_defaults("demo")
+    pictures = usual.batch_size * usual.accumulation
+    assert (work.settings.batch_size, work.settings.accumulation) == (1, pictures) != (1, 1)
     events: list[Any] = []
     turns = Turns(lambda: events.append("turn"), events.append)
     peak = run_case(case, work, state, turns, all_prompts=True)
