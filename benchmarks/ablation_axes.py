@@ -57,8 +57,8 @@ AXES: dict[str, Axis] = {
         ("consolidation.fisher_iterations", "consolidation.distillation_iterations"),
         (15, 60, 180),
     ),
-    "rate": Axis(FULL, ("consolidation.learning_rate",), (1e-4, 5e-4, 1e-3, 2e-3)),
-    "overlap_weight": Axis("c_lora", ("overlap_weight",), (1e4, 1e5, 1e6, 1e7, 1e8)),
+    "rate": Axis(FULL, ("consolidation.learning_rate",), (2e-4, 5e-4, 1e-3, 2e-3)),
+    "overlap_weight": Axis("c_lora", ("overlap_weight",), (1e3, 1e4, 1e5, 1e6, 1e7)),
 }
 TEACHER, METHOD = "teacher", "method"
 NAMES = (*AXES, TEACHER, METHOD)

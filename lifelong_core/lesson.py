@@ -23,7 +23,7 @@ class LessonSettings:
     """
 
     steps: int = number(300, "optimiser steps", 1, 100_000)
-    learning_rate: float = number(2e-3, "step size of the adapter's weights", 0.0, 1.0)
+    learning_rate: float = number(1e-3, "step size of the adapter's weights", 0.0, 1.0)
     token_learning_rate: float = number(1e-2, "step size of the token's vectors", 0.0, 1.0)
     norm_learning_rate: float = number(
         1e-6, "spectral adapters: step size of the norms' weights and biases", 0.0, 1.0
@@ -56,7 +56,7 @@ class LessonSettings:
         1e9,
     )
     overlap_weight: float = number(
-        1e6, "c_lora: weight of leaving alone what earlier lessons changed", 0.0, 1e12
+        1e5, "c_lora: weight of leaving alone what earlier lessons changed", 0.0, 1e12
     )
     accumulation: int = number(1, "batches whose gradients are averaged into one step", 1, 1024)
     precision: str = choice(

@@ -38,7 +38,7 @@ class ConsolidationSettings:
     )
     fisher_iterations: int = number(60, "iterations of estimating the Fisher", 2, 100_000)
     distillation_iterations: int = number(60, "iterations of distilling", 1, 100_000)
-    learning_rate: float = number(5e-4, "step size of distilling", 1e-12, 1.0)
+    learning_rate: float = number(1e-3, "step size of distilling", 1e-12, 1.0)
     shift_iterations: int = number(60, "iterations of shifting earlier tokens", 1, 100_000)
     shift_learning_rate: float = number(2e-3, "step size of shifting them", 1e-12, 1.0)
     batch_size: int = number(3, "pictures per batch; each is seen with every concept", 1, 256)
@@ -88,8 +88,7 @@ def consolidation_defaults(family: str) -> ConsolidationSettings:
 
     sd1, sd2, sdxl: the paper's section 4 (200 iterations of 8 accumulated samples for a lesson of
     1000, k = 5, δ = 0.5, γ = 0.1, λ = 1.5, temperatures 0.05 and 1). demo: the same share of its
-    lesson's 300 steps. It distils with a quarter of the lesson's step size: with the whole, as in
-    the paper, the student runs away. Tokens are shifted in a fifth of the lesson's steps.
+    lesson's 300 steps, at the lesson's step size. Tokens are shifted in a fifth of the steps.
     Raises InputError for other names.
     """
     if family not in _DEFAULTS:
