@@ -1,7 +1,8 @@
 """Several concepts in one picture without boxes: each adapter acts where its concept appears.
 
 FreeFuse (2025), with the base model's own cross-attention: a few early steps show where the prompt
-puts every concept; then the picture is drawn from its noise with every adapter inside its region.
+puts every concept; from there on every adapter acts inside its region. Beginning again from the
+noise would cost the early steps twice.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .concepts import Concept, mentions, without_mentions
 from .drawing import knowing
 from .errors import InputError
 from .methods import drawing_state
-from .regional_sampler import RegionalSampler, Report, draw_in_batches
+from .regional_sampler import RegionalSampler, Report, Underway, draw_in_batches
 from .regional_slots import Slot, encode_slots, routed_slot, whole_row
 from .sampling import StepCallback, check_sampling, generate
 from .state import LifelongState
@@ -58,8 +59,8 @@ def generate_automatic(
     With less than two, this is `generate` with the state's adapter for the prompt.
 
     First the share `early` of the steps is made as `generate` would; there the masks are read,
-    other ones for every picture. Then all steps are made from the same noise with two rows per
-    picture, as many as plain sampling has: together 1 + `early` of its time, and half a step.
+    other ones for every picture, and the other steps have regions: two rows per picture, as many
+    as plain sampling has, and one more where the masks are read.
 
     Raises InputError for settings that cannot be used, or a concept that the prompt does not name
     with its noun; StateError for a state of another base model or with adapters that cannot be
@@ -100,12 +101,13 @@ def generate_automatic(
 
     looks, draws = sampler([Slot(prompt, whole, rest.vectors)]), sampler([rest, *own])
     before = min(max(1, round(early * steps)), steps - 1)
-    report = Report((before + steps) * -(-count // draws.pictures), on_progress)
+    report = Report(steps * -(-count // draws.pictures), on_progress)
 
     def draw(noise: Tensor, _rows: slice) -> Tensor:
-        masks = early_masks(looks, noise, before, places, report)
+        pictures = looks.begin(noise)
+        masks = early_masks(looks, pictures, before, places, report)
         with draws.unet.attached():
-            return draws.run(noise, masks, report)
+            return draws.advance(pictures, masks, report)
 
     return draw_in_batches(
         backbone, draw, seed=seed, count=count, batch=draws.pictures, size=size,
@@ -115,19 +117,20 @@ def generate_automatic(
 
 def early_masks(
     sampler: RegionalSampler,
-    noise: Tensor,
+    pictures: Underway,
     steps: int,
     places: PromptPlaces,
     on_step: Callable[[], None],
 ) -> list[list[Tensor]]:
-    """The masks [h, w] of every picture's concepts after so many steps from noise [B, 4, h, w].
+    """The masks [h, w] of every picture's concepts when `pictures` are so many steps further.
 
     sampler: without regions. places: of the concepts in the whole picture's prompt.
     """
-    unet, latents = sampler.unet, (noise.shape[2], noise.shape[3])
+    unet, noise = sampler.unet, pictures.noise
+    latents = (noise.shape[2], noise.shape[3])
     none: list[list[Tensor]] = [[] for _ in noise]
     with unet.attached():
-        begun = sampler.run(noise, none, on_step, first=steps)
+        begun = sampler.advance(pictures, none, on_step, steps)
         layout = Layout(
             [whole_row(1, picture) for picture in range(len(noise))],
             none,
@@ -136,7 +139,7 @@ def early_masks(
             noise.device,
         )
         with looking(unet.backbone) as sight:
-            sampler.output(begun, sampler.timesteps(noise.device)[steps], layout)
+            sampler.output(begun, pictures.course.timesteps[pictures.done], layout)
     return sight.masks(unet.backbone, latents, places)
 
 

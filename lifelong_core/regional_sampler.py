@@ -32,6 +32,17 @@ class Report:
             self._tell(self._done, self._total)
 
 
+@dataclass
+class Underway:
+    """Pictures between two steps: latents [B, 4, h, w] after `done` steps of `course`, which began
+    with `noise`."""
+
+    course: Course
+    noise: Tensor
+    latents: Tensor
+    done: int = 0
+
+
 @dataclass(frozen=True)
 class RegionalSampler:
     """One way of sampling: everything but the noise and the masks.
@@ -61,23 +72,39 @@ class RegionalSampler:
         masks: Sequence[Sequence[Tensor]],
         on_step: Callable[[], None],
         *,
-        first: int | None = None,
         origin: Origin | None = None,
     ) -> Tensor:
         """From noise, or from `origin` with this noise, to clean latents, all [B, 4, h, w] fp32;
-        `masks` of every picture's regions.
-
-        first: how many steps are made, if not all. The UNet must be attached.
+        `masks` of every picture's regions. The UNet must be attached.
         """
+        return self.advance(self.begin(noise, origin), masks, on_step)
+
+    def begin(self, noise: Tensor, origin: Origin | None = None) -> Underway:
+        """Before the first step from noise [B, 4, h, w], or from `origin` with this noise."""
+        course = Course(self.unet.backbone.schedule, self.steps, noise.device, origin)
+        return Underway(course, noise, course.begin(noise))
+
+    def advance(
+        self,
+        pictures: Underway,
+        masks: Sequence[Sequence[Tensor]],
+        on_step: Callable[[], None],
+        steps: int | None = None,
+    ) -> Tensor:
+        """Make the next `steps` steps, or all that are left; returns the latents after them.
+
+        Another sampler of as many steps may have made those before. The UNet must be attached.
+        """
+        noise, course = pictures.noise, pictures.course
         passes = self._layouts(masks, (noise.shape[2], noise.shape[3]), noise.device)
         covered = [cover(own, passes[0].latents, self.softness) for own in masks]
-        course = self._course(noise.device, origin)
-        latents = course.begin(noise)
-        for index, t in enumerate(course.timesteps[:first]):
-            output = self._guided(latents, t, passes, covered)
-            latents = course.step(output, index, latents, noise)
+        last = self.steps if steps is None else pictures.done + steps
+        for index in range(pictures.done, last):
+            output = self._guided(pictures.latents, course.timesteps[index], passes, covered)
+            pictures.latents = course.step(output, index, pictures.latents, noise)
+            pictures.done = index + 1
             on_step()
-        return latents
+        return pictures.latents
 
     def _layouts(
         self, masks: Sequence[Sequence[Tensor]], latents: tuple[int, int], device: torch.device
@@ -110,13 +137,6 @@ class RegionalSampler:
             return each[0]
         pictures = zip(each.split(1, dim=1), covered, strict=True)
         return torch.cat([aggregate_noise(e[0], e[1:], m, self.alpha) for e, m in pictures])
-
-    def timesteps(self, device: torch.device) -> Tensor:
-        """The noise levels of all steps, [steps]."""
-        return self._course(device, None).timesteps
-
-    def _course(self, device: torch.device, origin: Origin | None) -> Course:
-        return Course(self.unet.backbone.schedule, self.steps, device, origin)
 
     def output(self, latents: Tensor, t: Tensor, layout: Layout) -> Tensor:
         """The model's own output [R, 4, h, w] fp32 for the layout's rows of pictures' latents."""

@@ -110,16 +110,38 @@ def test_each_adapter_acts_inside_its_mask_only(
     assert (drawn - _draw(backbone, state)).abs().max() > 100 * ALIKE
 
 
-def test_it_costs_a_quarter_more_passes_than_plain_sampling(
+def test_it_costs_half_a_pass_more_than_plain_sampling(
     backbone: Backbone, state: LifelongState
 ) -> None:
     steps: list[tuple[int, int]] = []
     with counted(backbone) as rows:
         first = _draw(backbone, state, steps=8, on_progress=lambda *done: steps.append(done))
-    assert rows == [2, 2, 1, *[2] * 8]
-    assert steps == [(n + 1, 10) for n in range(10)]
+    assert rows == [2, 2, 1, *[2] * 6]
+    assert steps == [(n + 1, 8) for n in range(8)]
     assert first.isfinite().all()
     assert torch.equal(first, _draw(backbone, state, steps=8))
+
+
+def test_one_adapter_everywhere_is_plain_sampling(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps with regions go on where the early ones stopped, solver and all."""
+    known = example_state(backbone, 2)
+    state = replace(known, records=[replace(one, adapter={}) for one in known.records])
+    halves = [box_mask(0, 0, 0.5, 1, (8, 8)), box_mask(0.5, 0, 1, 1, (8, 8))]
+    early = automatic_sampling.early_masks
+
+    def everywhere(*given: Any) -> list[list[Tensor]]:
+        early(*given)
+        return [halves]
+
+    monkeypatch.setattr(automatic_sampling, "early_masks", everywhere)
+    drawn = _draw(backbone, state, steps=8)
+    with knowing(backbone, state) as vectors:
+        plain = generate(
+            backbone, [BOTH], seed=3, steps=8, size=(64, 64), as_latents=True, vectors=vectors
+        )
+    assert torch.allclose(drawn, plain, atol=ALIKE)
 
 
 def test_pictures_have_masks_of_their_own(
