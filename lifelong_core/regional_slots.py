@@ -63,8 +63,7 @@ def routed_slot(backbone: Backbone, state: LifelongState | None, prompt: str, ro
     if state is None:
         return Slot(prompt, None, {})
     state.require_backbone(backbone)
-    chosen = placed_state(state, routing)
-    return Slot(prompt, chosen, chosen.vectors_on(backbone.device))
+    return Slot(prompt, placed_state(state, routing), state.vectors_on(backbone.device))
 
 
 def _named(state: LifelongState | None, prompts: Sequence[str]) -> list[str]:
@@ -94,8 +93,8 @@ def encode_slots(
             made[id(slot.state)] = adapter
         reads = adapter if adapter is not None and adapter.spec.text_encoder else None
         # States that were made of one another share their concepts.
-        concepts = () if slot.state is None else tuple(map(id, slot.state.concepts))
-        key = (slot.prompt, id(reads), concepts, slot.state is None)
+        concepts = (*slot.vectors,) if slot.state is None else tuple(map(id, slot.state.concepts))
+        key = (slot.prompt, id(reads), concepts)
         if key not in known:
             with nullcontext() if reads is None else reads.attached(backbone):
                 known[key] = backbone.text.encode([negative, slot.prompt], slot.vectors)

@@ -17,7 +17,6 @@ from ..lifelong_core.attention.layers import context_blocks
 from ..lifelong_core.attention.regions import Region
 from ..lifelong_core.backbone.context_layers import QUERY, family_context_layers
 from ..lifelong_core.backbone.keys import unet_diffusers_to_ldm
-from ..lifelong_core.consolidation.routing import routed_tokens
 from ..lifelong_core.errors import InputError
 from ..lifelong_core.methods import placed_state
 from ..lifelong_core.prompts.syntax import IDENTIFIER
@@ -77,7 +76,7 @@ def read_regions(
 def _routed(clip: Any, state: LifelongState, prompt: str) -> LifelongState | None:
     """The state whose adapter draws a region's prompt; None for the base model."""
     _require_known(clip, state, prompt)
-    return placed_state(state, prompt) if routed_tokens(state, prompt) else None
+    return placed_state(state, prompt)
 
 
 def _require_known(clip: Any, state: LifelongState, prompt: str) -> None:

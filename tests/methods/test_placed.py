@@ -31,8 +31,8 @@ def by_method(state: LifelongState, method: str) -> LifelongState:
     return replace(state, records=[replace(one, settings=settings) for one in state.records])
 
 
-def same(one: LifelongState, adapter: object) -> bool:
-    assert isinstance(adapter, dict)
+def same(one: LifelongState | None, adapter: object) -> bool:
+    assert one is not None and isinstance(adapter, dict)
     return all(torch.equal(one.adapter[key], adapter[key]) for key in adapter)
 
 
@@ -46,9 +46,7 @@ def test_a_place_shows_what_its_own_lesson_left(state: LifelongState, method: st
 def test_without_a_concept_it_is_the_base_model(state: LifelongState) -> None:
     lost = replace(state, records=[replace(one, adapter={}) for one in state.records])
     for known in (by_method(state, "ewc"), by_method(state, "c_lora"), lost):
-        placed = placed_state(known, "a dog")
-        assert not any(value.any() for value in placed.adapter.values())
-        assert [one.token for one in placed.concepts] == ["thing_1", "thing_2"]
+        assert placed_state(known, "a dog") is None
 
 
 def test_lessons_that_are_nothing_without_those_before_draw_together(
