@@ -15,7 +15,7 @@ from .concepts import mentions, without_mentions
 from .errors import InputError
 from .methods import placed_state
 from .prompts import ConceptVectors
-from .state import LifelongState
+from .state import LifelongState, vectors_on
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def routed_slot(backbone: Backbone, state: LifelongState | None, prompt: str, ro
     if state is None:
         return Slot(prompt, None, {})
     state.require_backbone(backbone)
-    return Slot(prompt, placed_state(state, routing), state.vectors_on(backbone.device))
+    return Slot(prompt, placed_state(state, routing), state.vectors)
 
 
 def _named(state: LifelongState | None, prompts: Sequence[str]) -> list[str]:
@@ -92,12 +92,12 @@ def encode_slots(
             )
             made[id(slot.state)] = adapter
         reads = adapter if adapter is not None and adapter.spec.text_encoder else None
-        # States that were made of one another share their concepts.
-        concepts = (*slot.vectors,) if slot.state is None else tuple(map(id, slot.state.concepts))
-        key = (slot.prompt, id(reads), concepts)
+        # States that were made of one another share their concepts' vectors.
+        key = (slot.prompt, id(reads), tuple(map(id, slot.vectors.values())))
         if key not in known:
             with nullcontext() if reads is None else reads.attached(backbone):
-                known[key] = backbone.text.encode([negative, slot.prompt], slot.vectors)
+                vectors = vectors_on(slot.vectors, backbone.device)
+                known[key] = backbone.text.encode([negative, slot.prompt], vectors)
         encoded.append(known[key])
         adapters.append(adapter)
     return adapters, Conditioning.cat(encoded)

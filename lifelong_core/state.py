@@ -105,10 +105,7 @@ class LifelongState:
 
     def vectors_on(self, device: torch.device) -> dict[str, ConceptVectors]:
         """`vectors` on a base model's device."""
-        return {
-            token: {key: value.to(device) for key, value in vectors.items()}
-            for token, vectors in self.vectors.items()
-        }
+        return vectors_on(self.vectors, device)
 
     @property
     def content_hash(self) -> str:
@@ -162,6 +159,16 @@ class LifelongState:
                 f"The concepts of this state have vectors for {sorted(layers)} cross-attention "
                 "layers, but one base model has one number of them."
             )
+
+
+def vectors_on(
+    vectors: Mapping[str, ConceptVectors], device: torch.device
+) -> dict[str, ConceptVectors]:
+    """Token -> encoder -> vectors, on a base model's device."""
+    return {
+        token: {key: value.to(device) for key, value in own.items()}
+        for token, own in vectors.items()
+    }
 
 
 def save_state(state: LifelongState, path: Path | str) -> Path:

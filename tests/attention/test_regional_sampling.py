@@ -19,7 +19,7 @@ from lifelong_core.drawing import knowing
 from lifelong_core.errors import InputError, StateError
 from lifelong_core.picture_start import PictureStart
 from lifelong_core.regional_sampling import generate_regions
-from lifelong_core.regional_slots import region_slots
+from lifelong_core.regional_slots import encode_slots, region_slots
 from lifelong_core.sampling import generate
 from lifelong_core.state import LifelongState
 from tests.consolidation.conftest import example_state
@@ -168,6 +168,25 @@ def test_the_rest_is_not_drawn_with_what_regions_name(
     assert all(torch.equal(own.state.adapter[key], first.adapter[key]) for key in first.adapter)
     rest = region_slots(backbone, state, BOTH, HALVES)[0]
     assert rest.state is None and list(rest.vectors) == ["thing_1", "thing_2"]
+
+
+def test_a_prompt_that_slots_share_is_encoded_once(
+    backbone: Backbone, state: LifelongState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where one of them has the base model, which reads the same words."""
+    slots = region_slots(backbone, state, BOTH, [Region(BOTH, LEFT), HALVES[1]])
+    slots += region_slots(backbone, state, BOTH, HALVES)[:1]
+    assert [slot.state is None for slot in slots] == [True, False, False, True]
+    encoded: list[str] = []
+    encode = backbone.text.encode
+
+    def noted(prompts: list[str], *given: Any) -> Any:
+        encoded.append(prompts[1])
+        return encode(prompts, *given)
+
+    monkeypatch.setattr(backbone.text, "encode", noted)
+    encode_slots(backbone, slots, "")
+    assert encoded == [BOTH, SECOND]
 
 
 def test_parts_of_a_limit_and_batches_change_no_picture(
