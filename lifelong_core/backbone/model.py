@@ -14,7 +14,7 @@ from ..files import content_hash
 from ..prompts import Conditioning, TextStack
 from .codec import LatentCodec, VaeCodec
 from .context_layers import take_own_context
-from .cpu_attention import attend_by_precision
+from .trainable_attention import attend_trainably
 from .families import DOWNSCALE, Family
 from .identity import fingerprint, weights_hash
 from .schedule import NoiseSchedule
@@ -38,7 +38,7 @@ class Backbone:
         self.family = family.for_prediction(schedule.prediction_type)
         self.unet = unet.requires_grad_(False).eval()
         take_own_context(self.unet)
-        attend_by_precision(self.unet)
+        attend_trainably(self.unet)
         self.text = text
         self.codec = codec
         self.schedule = schedule
