@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..lifelong_core.errors import ModelError
+
 
 def make_grad_ready(module: nn.Module) -> None:
     """Replace inference tensors by equal normal ones, one at a time: autograd cannot save them.
@@ -21,6 +23,30 @@ def make_grad_ready(module: nn.Module) -> None:
         for name, buffer in part._buffers.items():
             if buffer is not None and buffer.is_inference():
                 part._buffers[name] = buffer.clone()
+
+
+def with_own_weights(model: Any) -> Any:
+    """A clone of a MODEL that ComfyUI loads dynamically, with a copy of the weights that it loads
+    in full: dynamic loading evicts and overwrites what a graph still needs. There is one copy for
+    every MODEL that is asked for it.
+
+    Raises ModelError for a MODEL that ComfyUI cannot load a second time.
+    """
+    if model.cached_patcher_init is None:
+        raise ModelError(
+            "This MODEL comes from a loader that ComfyUI's dynamic loading cannot load again, "
+            "which attention guidance needs. Use the Load Checkpoint or Load Diffusion Model node, "
+            "or start ComfyUI with --disable-dynamic-vram."
+        )
+    copy = model.get_non_dynamic_delegate()
+    # ComfyUI leaves a part of such a copy's weights in the file's format, and dynamic loading alone
+    # would bring them to the model's.
+    for part in copy.model.diffusion_model.modules():
+        for name, weight in part._parameters.items():
+            usual = getattr(part, f"{name}_comfy_model_dtype", None)
+            if weight is not None and usual not in (None, weight.dtype):
+                part._parameters[name] = nn.Parameter(weight.to(usual), requires_grad=False)
+    return copy
 
 
 class ConstantControl:

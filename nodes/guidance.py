@@ -37,7 +37,7 @@ from ..lifelong_core.attention import (
 from ..lifelong_core.backbone.detect import unet_family
 from ..lifelong_core.errors import InputError, ModelError
 from .attention_capture import AttentionCapture, Slot
-from .grad_ready import ConstantControl, make_grad_ready
+from .grad_ready import ConstantControl, make_grad_ready, with_own_weights
 from .prompt_words import PromptWords
 from .sampler_steps import SamplerSteps, levels_ahead
 
@@ -77,15 +77,15 @@ class Guidance:
 def add_guidance(model: Any, guidance: Guidance) -> Any:
     """A clone of MODEL whose samplers guide; guidance that is there already stays.
 
-    Raises ModelError for a MODEL without the cross-attention of a UNet.
+    Raises ModelError for a MODEL without the cross-attention of a UNet, and what
+    `with_own_weights` raises.
     """
     given = model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
     before = given[0].guidances if given else ()
     joined = before[-1].joined(guidance) if before else None
     guidances = (*before[:-1], joined) if joined else (*before, guidance)
     with torch.inference_mode(False):  # Weights of a new copy must not be inference tensors.
-        # ComfyUI's dynamic loading evicts and overwrites weights that a graph still needs.
-        guided = model.get_non_dynamic_delegate() if model.is_dynamic() else model.clone()
+        guided = with_own_weights(model) if model.is_dynamic() else model.clone()
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.PREPARE_SAMPLING):
         guided.remove_wrappers_with_key(kind, KEY)
     guided.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, GuidedSampling(guidances))
