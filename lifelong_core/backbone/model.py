@@ -14,10 +14,10 @@ from ..files import content_hash
 from ..prompts import Conditioning, TextStack
 from .codec import LatentCodec, VaeCodec
 from .context_layers import take_own_context
-from .trainable_attention import attend_trainably
 from .families import DOWNSCALE, Family
 from .identity import fingerprint, weights_hash
 from .schedule import NoiseSchedule
+from .trainable_attention import attend_trainably
 
 
 class Backbone:

@@ -1,4 +1,4 @@
-"""Attention of the UNet where gradients flow: which of torch's ways is taken, and that all agree."""
+"""Attention of the UNet where gradients flow: which of torch's ways is taken, and what it gives."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch.nn import functional as F
 
 from lifelong_core.backbone import random_backbone
-from lifelong_core.backbone import trainable_attention
 from lifelong_core.backbone.trainable_attention import TrainableAttnProcessor, attend_trainably
 
 
