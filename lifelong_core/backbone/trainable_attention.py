@@ -9,6 +9,7 @@ the fused attention stays as torch chooses it.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -34,17 +35,11 @@ class TrainableAttnProcessor(AttnProcessor2_0):
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[B, positions, width] -> the same, as diffusers' processors are called."""
-        if not torch.is_grad_enabled():
-            return self._fused(attn, hidden_states, *args, **kwargs)
-        if hidden_states.device.type != "cpu":
-            with sdpa_kernel(SOUND_BACKENDS):
-                return self._fused(attn, hidden_states, *args, **kwargs)
-        if torch.is_autocast_enabled("cpu"):
+        device, trains = hidden_states.device.type, torch.is_grad_enabled()
+        if trains and device == "cpu" and torch.is_autocast_enabled("cpu"):
             return self._plain(attn, hidden_states, *args, **kwargs)
-        return self._fused(attn, hidden_states, *args, **kwargs)
-
-    def _fused(self, *args: Any, **kwargs: Any) -> Tensor:
-        attended: Tensor = super().__call__(*args, **kwargs)
+        with sdpa_kernel(SOUND_BACKENDS) if trains and device == "cuda" else nullcontext():
+            attended: Tensor = super().__call__(attn, hidden_states, *args, **kwargs)
         return attended
 
 

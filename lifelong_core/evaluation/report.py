@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -109,11 +110,16 @@ def _write_plots(extractor: str, runs: Sequence[Result], folder: Path) -> list[P
     return written
 
 
-def _cells(summary: Mapping[str, Any]) -> list[list[str]]:
-    """The table's rows as texts, method first."""
+def _cells(record: Mapping[str, Any]) -> list[list[str]]:
+    """The table's rows as texts: method, number of streams, metrics."""
+    streams = Counter(run["method"] for run in record["runs"])
     return [
-        [method, *(_cell(values[key], factor) for key, (_, factor) in COLUMNS.items())]
-        for method, values in summary["methods"].items()
+        [
+            method,
+            str(streams[method]),
+            *(_cell(values[key], factor) for key, (_, factor) in COLUMNS.items()),
+        ]
+        for method, values in record["summary"]["methods"].items()
     ]
 
 
@@ -130,7 +136,7 @@ def _digits(number: float) -> str:
 
 
 def _heads() -> list[str]:
-    return ["method", *(title for title, _ in COLUMNS.values())]
+    return ["method", "streams", *(title for title, _ in COLUMNS.values())]
 
 
 def _about(record: Mapping[str, Any]) -> list[str]:
@@ -143,8 +149,20 @@ def _about(record: Mapping[str, Any]) -> list[str]:
     best = summary["best_single_adapter"]
     if best:
         lines.append(f"Best single adapter: {best['name']}, kept gain {best['kept_gain'][0]:.3f}.")
+    if len(set(Counter(run["method"] for run in record["runs"]).values())) > 1:
+        lines.append("Streams differ: compare the means of methods with the same ones.")
+    machines = Counter(filter(None, map(_machine, record["runs"])))
+    if len(machines) > 1:
+        told = ", ".join(f"{name} ({count} of the runs)" for name, count in machines.items())
+        lines.append(f"Seconds are those of different machines, other work beside: {told}.")
     notes = {name: NOTES.get(BETWEEN.split(name)[0]) for name in summary["methods"]}
     return [*lines, *(f"{name}: {note}." for name, note in notes.items() if note)]
+
+
+def _machine(run: Result) -> str | None:
+    hardware = run.get("hardware", {})
+    found: str | None = hardware.get("gpu") or hardware.get("processor")
+    return found
 
 
 def _orderings(summary: Mapping[str, Any]) -> list[list[str]]:
@@ -159,7 +177,7 @@ ORDERING_HEADS = ["statement", "holds", "against", "difference"]
 
 def _markdown(title: str, record: Mapping[str, Any], plots: Sequence[str]) -> str:
     summary = record["summary"]
-    parts = [f"# {title}", *_about(record), _markdown_table(_heads(), _cells(summary))]
+    parts = [f"# {title}", *_about(record), _markdown_table(_heads(), _cells(record))]
     if summary["orderings"]:
         parts += ["## Orderings", _markdown_table(ORDERING_HEADS, _orderings(summary))]
     parts += [f"![{name}]({name})" for name in plots]
@@ -184,7 +202,7 @@ def _page(
     summary = record["summary"]
     parts = [f"<h1>{escape(title)}</h1>"]
     parts += [f"<p>{escape(line)}</p>" for line in _about(record)]
-    parts.append(_html_table(_heads(), _cells(summary)))
+    parts.append(_html_table(_heads(), _cells(record)))
     if summary["orderings"]:
         parts += ["<h2>Orderings</h2>", _html_table(ORDERING_HEADS, _orderings(summary))]
     parts += [f'<p><img src="{escape(name)}" alt="{escape(name)}"></p>' for name in plots]

@@ -129,7 +129,7 @@ def test_the_report_shows_tables_plots_and_sheets(tmp_path: Path) -> None:
     files = write_report(path, folder)
     assert all(file.stat().st_size for file in files)
     text = (folder / "report.md").read_text(encoding="utf-8")
-    assert "| lora | 75 [70, 80] |" in text and "EWC is better than sequential LoRA" in text
+    assert "| lora | 1 | 75 [70, 80] |" in text and "EWC is better than sequential LoRA" in text
     page = (folder / "index.html").read_text(encoding="utf-8")
     for shown in (text, page):
         assert "replay_real+steps=400: replay of real pictures; breaks the rule" in shown
@@ -138,6 +138,22 @@ def test_the_report_shows_tables_plots_and_sheets(tmp_path: Path) -> None:
     with Image.open(folder / "matrix-lora.png") as image:
         colours = image.convert("RGB").getcolors(100_000)
     assert colours is not None and len(colours) > 5
+
+
+def test_the_report_tells_of_other_streams_and_other_machines(tmp_path: Path) -> None:
+    path = tmp_path / "toys5.json"
+    runs = [result("lora", 2, 0.5), result("lora", 3, 0.5)]
+    runs[0]["hardware"] = {"processor": "CPU", "gpu": None}
+    update_table(path, runs)
+    write_report(path, tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "Streams differ" not in text and "different machines" not in text
+    other = result("ewc", 2, 0.4)
+    other["hardware"] = {"processor": "CPU", "gpu": "GPU"}
+    update_table(path, [other])
+    write_report(path, tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "Streams differ" in text and "beside: CPU (1 of the runs), GPU (1 of the runs)." in text
 
 
 @pytest.mark.parametrize(
