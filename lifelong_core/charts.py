@@ -79,7 +79,8 @@ def line(draw: ImageDraw.ImageDraw, points: Sequence[Point], colour: Colour, wid
 def curves(
     title: str, below: str, lines: Mapping[str, Sequence[Point]], shown: Sequence[float] = ()
 ) -> Image.Image:
-    """One line of (x, y) per name, with a legend; whole numbers as x.
+    """One line of (x, y) per name, with a legend; whole numbers as x. Where colours come again,
+    lines are thin.
 
     shown: heights that the axis has in any case.
     """
@@ -92,12 +93,12 @@ def curves(
     left, top, right, bottom = BOX
     font = ImageFont.load_default(13)
     for number, (name, points) in enumerate(lines.items()):
-        colour = LINES[number % len(LINES)]
+        colour, width = LINES[number % len(LINES)], 3 if number < len(LINES) else 1
         across = places([x for x, _ in points], xs, left, right)
         up = places([y for _, y in points], ys, bottom, top)
-        line(draw, list(zip(across, up, strict=True)), colour, 3)
+        line(draw, list(zip(across, up, strict=True)), colour, width)
         y = top + 22 * number
-        draw.line((SIZE[0] + 4, y, SIZE[0] + 24, y), fill=colour, width=4)
+        draw.line((SIZE[0] + 4, y, SIZE[0] + 24, y), fill=colour, width=width + 1)
         draw.text((SIZE[0] + 32, y), shortened(name, 28), fill=INK, font=font, anchor="lm")
     return image
 

@@ -54,6 +54,15 @@ def test_every_one_of_many_lines_is_in_the_legend() -> None:
     assert len(rows) >= 4
 
 
+def test_a_colour_that_comes_again_makes_a_thin_line() -> None:
+    lines = {str(n): [(1, float(n)), (60, float(n))] for n in range(len(LINES) + 1)}
+    first = where(curves("t", "x", {"0": lines["0"]}), LINES[0])
+    both = where(curves("t", "x", lines), LINES[0])
+    column = both[both[:, 0] == (BOX[0] + BOX[2]) // 2, 1]
+    assert len(first[first[:, 0] == (BOX[0] + BOX[2]) // 2]) == 3
+    assert len(column) == 4
+
+
 def cell(image: Image.Image, row: int, column: int) -> tuple[int, ...]:
     """The colour of a cell's corner."""
     x, y = LABELS[0] + CELL[0] * column + 2, LABELS[1] + CELL[1] * row + 2

@@ -99,9 +99,13 @@ def matrix_plot(title: str, cells: Matrix) -> Image.Image:
 def _write_plots(extractor: str, runs: Sequence[Result], folder: Path) -> list[Path]:
     methods = list(dict.fromkeys(run["method"] for run in runs))
     of = {method: [run for run in runs if run["method"] == method] for method in methods}
+    most = max(map(len, of.values()))
     written = []
     for name, title in CURVES.items():
-        lines = {m: curve(mean_matrix(of[m], extractor, name)) for m in methods}
+        # Means over other streams would lie higher or lower for the streams' sake.
+        lines = {
+            m: curve(mean_matrix(of[m], extractor, name)) for m in methods if len(of[m]) == most
+        }
         image = curves(f"{title}, mean over concepts and seeds", "after lesson", lines)
         written.append(write_png(image, folder / f"curve-{name}.png"))
     for method in methods:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lifelong_core.charts import LINES
 from lifelong_core.errors import FileError
 from lifelong_core.evaluation.orderings import SINGLE, STATEMENTS, best_single_adapter
 from lifelong_core.evaluation.report import _digits, curve, write_report
@@ -153,6 +154,9 @@ def test_the_report_tells_of_other_streams_and_other_machines(tmp_path: Path) ->
     update_table(path, [other])
     write_report(path, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    with Image.open(tmp_path / "curve-ia.png") as image:
+        seen = {colour for _, colour in image.convert("RGB").getcolors(100_000)}
+    assert LINES[0] in seen and LINES[1] not in seen
     assert "Streams differ" in text and "beside: CPU (1 of the runs), GPU (1 of the runs)." in text
 
 
