@@ -2,8 +2,9 @@
 
 python -m benchmarks.guidance: pairs of a stream's five toys (the paper's five and the other five),
 pairs of plain objects (noun and colour) and triples, 8 prompts x 8 pictures each, from the same
-noise for every way of guiding; judged picture by picture, beside the judge's own ceiling. It says
-what it will cost before it begins, and a run that was stopped goes on where it was.
+noise for every way of guiding; and every toy alone, plain, as the most that can be hoped for.
+Judged picture by picture, beside the judge's own ceiling. It says what it will cost before it
+begins, and a run that was stopped goes on where it was.
 
 Choose settings on one stream (`--stream-seed 1 --set caa_oaa.step_size=40`) and report another.
 """
@@ -19,9 +20,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.guidance_cells import Cell, Studio, cell_path, cell_values, judged_cell
-from benchmarks.guidance_groups import Group, base_pairs, toy_pairs, toy_triples
+from benchmarks.guidance_groups import Group, base_pairs, toy_pairs, toy_triples, toys_alone
 from benchmarks.guidance_judging import judge_ceiling
-from benchmarks.guidance_table import BASE, CellKey, Values, sheet, summarised
+from benchmarks.guidance_table import BASE, COUNTED, CellKey, Values, sheet, summarised
 from benchmarks.options import add_drawing_options
 from benchmarks.record import RESULTS, Recorder
 from benchmarks.taught import taught_state
@@ -38,8 +39,9 @@ from lifelong_core.world.judge import load_judge
 from lifelong_core.world.shipped import weights_path
 from lifelong_core.world.streams import toys5
 
+PLAIN = "plain"
 METHODS: dict[str, GuidanceSettings | None] = {
-    "plain": None,
+    PLAIN: None,
     "attend_and_excite": GuidanceSettings(attend_and_excite=1.0),
     "caa": GuidanceSettings(caa=1.0),
     "oaa": GuidanceSettings(oaa=1.0),
@@ -111,7 +113,7 @@ def main() -> None:
         )
         strips.setdefault((job.adapter, job.group.name), []).append(cell.strip)
         say(f"{number} of {len(jobs)}: {job.adapter}, {job.group.name}, {job.method} {_told(cell)}")
-    groups = {job.group.name: job.group for job in jobs if job.group.kind != "triples"}
+    groups = {job.group.name: job.group for job in jobs if job.group.kind in COUNTED}
     ceiling = judge_ceiling(judge, backbone, list(groups.values()), options.pictures)
     summary = summarised(cells, options.stream_seed) | {"judge_ceiling": ceiling}
     runs = [
@@ -192,6 +194,7 @@ def _jobs(
                 "two. Give the --stream-seed that it was taught with."
             )
         groups = [*toy_pairs(toys, options.pairs), *toy_triples(toys, options.triples)]
+        groups += toys_alone(toys)
         asked += [(name, state, group) for group in groups]
     asked += [(BASE, None, group) for group in base_pairs(studio.seed, options.pairs)]
     return [
@@ -205,6 +208,7 @@ def _jobs(
         )
         for adapter, state, group in asked
         for method in chosen
+        if group.kind != "alone" or method == PLAIN
     ]
 
 

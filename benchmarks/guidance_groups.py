@@ -1,4 +1,4 @@
-"""What the benchmark of guidance asks for: pairs and triples of toys, pairs of plain objects."""
+"""What the benchmark of guidance asks for: toys, in pairs, triples and alone, and plain pairs."""
 
 from __future__ import annotations
 
@@ -93,6 +93,11 @@ def toy_pairs(toys: Collection[Character], count: int) -> list[Group]:
 def toy_triples(toys: Collection[Character], count: int) -> list[Group]:
     """The first `count` triples of these toys."""
     return _toys(toys, tuple(combinations(TOYS, 3)), "triples")[:count]
+
+
+def toys_alone(toys: Collection[Character]) -> list[Group]:
+    """Every toy by itself: pictures of several can hardly show its look more surely."""
+    return _toys(toys, tuple((noun,) for noun in TOYS), "alone")
 
 
 def base_pairs(seed: int, count: int) -> list[Group]:

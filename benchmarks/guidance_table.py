@@ -12,6 +12,8 @@ from lifelong_core.evaluation.interval import interval
 
 BASE = "base"
 """The name that the base model has in place of an adapter's."""
+COUNTED = ("pairs", "base_pairs")
+"""Kinds of groups that the table of ways is over."""
 SHEET_GROUPS = 3
 Values = Mapping[str, Sequence[float]]
 """Metric -> one value per picture, or one for all."""
@@ -23,15 +25,17 @@ def summarised(cells: Mapping[CellKey, Values], seed: int) -> dict[str, Any]:
     """The first adapter's tables, with those of all under `adapters`.
 
     A table under `methods` has the mean over pairs and the interval of pairs drawn with
-    replacement; under `pairs`, `base_pairs` and `triples` stand single groups, with the interval
-    of their pictures (of kid and mmd there is one value).
+    replacement; under `pairs`, `base_pairs`, `triples` and `alone` stand single groups, with the
+    interval of their pictures (of kid and mmd there is one value).
     """
     adapters: dict[str, Any] = {}
     for adapter in dict.fromkeys(key[0] for key in cells):
-        tables: dict[str, Any] = {"methods": {}, "pairs": {}, "triples": {}, "base_pairs": {}}
+        tables: dict[str, Any] = {
+            name: {} for name in ("methods", "pairs", "triples", "base_pairs", "alone")
+        }
         for method in dict.fromkeys(key[3] for key in cells):
             mine = {key: v for key, v in cells.items() if key[0] == adapter and key[3] == method}
-            pairs = [values for key, values in mine.items() if key[1] != "triples"]
+            pairs = [values for key, values in mine.items() if key[1] in COUNTED]
             if pairs:
                 tables["methods"][method] = {
                     metric: _over(seed, [_mean(values[metric]) for values in pairs])

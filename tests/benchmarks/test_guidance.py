@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks.guidance import METHODS, changed
 from benchmarks.guidance_cells import Studio, cell_path, cell_values, judged_cell
-from benchmarks.guidance_groups import Group, base_pairs, toy_pairs, toy_triples
+from benchmarks.guidance_groups import Group, base_pairs, toy_pairs, toy_triples, toys_alone
 from benchmarks.guidance_judging import CASES, QUESTIONS
 from benchmarks.guidance_table import sheet, summarised
 from lifelong_core.attention import GuidanceSettings
@@ -20,7 +20,7 @@ from lifelong_core.evaluation.extractors import Extractor
 from lifelong_core.world.judge import Judge
 from lifelong_core.world.judge_net import new_judge_net
 from lifelong_core.world.looks import Look
-from lifelong_core.world.streams import toys5
+from lifelong_core.world.streams import TOYS, toys5
 from lifelong_core.world.wearing import Wanted
 
 
@@ -35,6 +35,11 @@ def test_groups_are_the_papers_pairs_first() -> None:
     assert first.pairs == (("v2-dog-1", "dog"), ("v2-cat-3", "cat"))
     assert [group.name for group in toy_pairs(toys5(2)[:2], 10)] == ["dog+duck"]
     assert [len(group.wanted) for group in toy_triples(toys5(2), 3)] == [3, 3, 3]
+    alone = toys_alone(toys5(2))
+    assert {group.name for group in alone} == set(TOYS) and {group.kind for group in alone} == {
+        "alone"
+    }
+    assert "a photo of a embedding:v2-dog-1 dog on the beach" in alone[0].prompts
 
 
 def test_plain_pairs_have_two_colours() -> None:
@@ -92,6 +97,7 @@ def test_the_table_is_over_pairs_and_by_pair() -> None:
         ("ewc_dc", "pairs", "dog+cat", "plain"): values,
         ("ewc_dc", "pairs", "cat+duck", "plain"): better,
         ("ewc_dc", "triples", "dog+cat+duck", "plain"): {"both_present": [0.0], "kid": [9.0]},
+        ("ewc_dc", "alone", "dog", "plain"): {"both_present": [1.0, 1.0], "kid": [0.0]},
         ("joint", "pairs", "dog+cat", "plain"): better,
         ("base", "base_pairs", "red dog+blue cat", "plain"): better,
     }
@@ -101,6 +107,7 @@ def test_the_table_is_over_pairs_and_by_pair() -> None:
     assert (mean, low, high) == (0.75, 0.5, 1.0)
     assert table["methods"]["plain"]["kid"][0] == 0.375
     assert table["pairs"]["dog+cat"]["plain"]["kid"] == [0.5, None, None]
+    assert table["alone"]["dog"]["plain"]["both_present"] == [1.0, 1.0, 1.0]
     assert list(table["triples"]) == ["dog+cat+duck"]
     assert list(table["base_pairs"]) == ["red dog+blue cat"]
     assert table["adapters"]["joint"]["methods"]["plain"]["both_present"] == [1.0, None, None]
