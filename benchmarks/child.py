@@ -1,12 +1,13 @@
-"""A process of our own that answers every line with a line of JSON."""
+"""Processes of our own: one that answers every line with a line of JSON, one that answers once."""
 
 from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,27 @@ from lifelong_core.errors import SetupError
 from lifelong_core.launch.paths import ROOT
 
 LOG_TAIL = 4000
+
+
+def answer_of(
+    name: str, module: str, arguments: Sequence[str], env: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The JSON on the last line of `python -m module arguments`, run to its end.
+
+    Raises SetupError that calls it `name`, with the log's end, when it fails.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SetupError(f"{name} ended with an error:\n{done.stderr[-LOG_TAIL:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
 class Child(ABC):

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -20,15 +18,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.consolidation_case import PHASES, Case
+from benchmarks.child import answer_of
+from benchmarks.consolidation_case import PHASES, Case, resident_mib
 from benchmarks.record import RESULTS, Recorder
 from lifelong_core.backbone import Backbone, random_backbone
 from lifelong_core.concepts import make_task
 from lifelong_core.consolidation import consolidation_defaults
-from lifelong_core.errors import SetupError
 from lifelong_core.evaluation.phases import Phase, measured
 from lifelong_core.launch.console import say
-from lifelong_core.launch.paths import CACHE, ROOT
+from lifelong_core.launch.paths import CACHE
 from lifelong_core.lesson import defaults_for
 from lifelong_core.methods import learn
 from lifelong_core.training import Progress
@@ -85,21 +83,17 @@ def main() -> None:
 
 def _in_a_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """`measure` in a fresh process. Raises SetupError with what it said when it fails."""
-    command = [sys.executable, "-m", "benchmarks.gpu_lessons", "--case", "--families", name]
-    command += ["--device", options.device, "--batches", str(options.batches)]
-    command += ["--size", str(options.size)] if options.size else []
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SetupError(f"{name} ended with an error:\n{done.stderr[-2000:]}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    arguments = ["--case", "--families", name, "--device", options.device]
+    arguments += ["--batches", str(options.batches)]
+    arguments += ["--size", str(options.size)] if options.size else []
+    return answer_of(name, "benchmarks.gpu_lessons", arguments)
 
 
 def measure(name: str, device: str, size: int | None, batches: int) -> dict[str, Any]:
     """A family's model, a lesson and both phases of DSC EWC DC."""
     backbone = random_backbone(FAMILIES[name], dtype=torch.bfloat16, device=device)
     size = size or backbone.family.default_size
-    found: dict[str, Any] = {"size": size, "model_mib": _resident(backbone.device)}
+    found: dict[str, Any] = {"size": size, "model_mib": round(resident_mib(backbone.device))}
     found["lesson"] = _lesson(backbone, size, batches)
     for phase in PHASES_SHOWN:
         found[phase] = _phase(backbone, phase, size, batches)
@@ -138,10 +132,6 @@ def _told(phase: Phase, clock: Clock, usual_batches: int) -> dict[str, Any]:
         "usual_batches": usual_batches,
         "usual_minutes": round(each * usual_batches / 60, 2),
     }
-
-
-def _resident(device: torch.device) -> int | None:
-    return round(torch.cuda.memory_allocated(device) / 2**20) if device.type == "cuda" else None
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.guidance_cells import Cell, Studio, cell_path, cell_values, judged_cell
-from benchmarks.guidance_groups import Group, base_pairs, toy_pairs, toy_triples, toys_alone
+from benchmarks.guidance_groups import ALONE, Group, base_pairs, toy_pairs, toy_triples, toys_alone
 from benchmarks.guidance_judging import judge_ceiling
 from benchmarks.guidance_table import BASE, COUNTED, CellKey, Values, sheet, summarised
 from benchmarks.options import add_drawing_options
@@ -208,7 +208,7 @@ def _jobs(
         )
         for adapter, state, group in asked
         for method in chosen
-        if group.kind != "alone" or method == PLAIN
+        if group.kind != ALONE or method == PLAIN
     ]
 
 

@@ -29,6 +29,7 @@ PAPER_PAIRS = (
     ("dog", "teddybear"),
 )
 """L2DM's Table 2: D+C, C+Dt, C+T, B+D and D+T."""
+ALONE = "alone"
 SHORT = 2
 """Prompts without "a photo of", beside one with it for each background: eight in all."""
 REFERENCES = 12
@@ -97,7 +98,7 @@ def toy_triples(toys: Collection[Character], count: int) -> list[Group]:
 
 def toys_alone(toys: Collection[Character]) -> list[Group]:
     """Every toy by itself: pictures of several can hardly show its look more surely."""
-    return _toys(toys, tuple((noun,) for noun in TOYS), "alone")
+    return _toys(toys, tuple((noun,) for noun in TOYS), ALONE)
 
 
 def base_pairs(seed: int, count: int) -> list[Group]:

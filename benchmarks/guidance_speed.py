@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -24,23 +22,21 @@ from typing import Any
 import torch
 
 from benchmarks.case_process import SEEN
-from benchmarks.guidance import METHODS, WORK
+from benchmarks.child import answer_of
+from benchmarks.guidance import METHODS, PLAIN, WORK
 from benchmarks.guidance_speed_case import (
     CASES,
     EXCITE,
     EXCITE_ONCE,
     FAMILIES,
     OURS,
-    PLAIN,
     PROMPT,
     Case,
 )
 from benchmarks.record import RESULTS, Recorder
 from lifelong_core.attention import map_layers
-from lifelong_core.errors import SetupError
 from lifelong_core.files import read_json
 from lifelong_core.launch.console import say
-from lifelong_core.launch.paths import ROOT
 
 STEPS, ROUNDS, MEMORY_STEPS = 50, 3, 2
 NAMES = {OURS: "", EXCITE: "attend_and_excite_", EXCITE_ONCE: f"{EXCITE_ONCE}_"}
@@ -97,18 +93,13 @@ def main() -> None:
 
 def _run(case: Case, environment: dict[str, str] | None = None) -> dict[str, Any]:
     """The case in a fresh process. Raises SetupError with what it said when it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.guidance_speed_case", json.dumps(asdict(case))],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": str(case.threads), **(environment or {})},
-        capture_output=True,
-        text=True,
-        check=False,
+    threads = {"OMP_NUM_THREADS": str(case.threads)}
+    return answer_of(
+        case.name,
+        "benchmarks.guidance_speed_case",
+        [json.dumps(asdict(case))],
+        {**os.environ, **threads, **(environment or {})},
     )
-    if done.returncode:
-        raise SetupError(f"{case.name} ended with an error:\n{done.stderr[-2000:]}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
 
 
 def _memory(case: Case) -> list[float]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, StableDiffusionAttendAndExcitePipeline
 
-from benchmarks.guidance import METHODS
+from benchmarks.guidance import METHODS, PLAIN
 from lifelong_core.attention import AttentionGuidance, Pair, find_pairs, prompt_tokens
 from lifelong_core.backbone import Backbone, load_backbone, random_backbone
 from lifelong_core.evaluation.phases import measured
@@ -23,7 +23,7 @@ PROMPT = "a photo of a red dog and a blue cat on the beach"
 PAIRS: tuple[Pair, ...] = (("red", "dog"), ("blue", "cat"))
 FAMILIES = {"demo": "demo", "sd15": "sd1"}
 OURS = "caa_oaa"
-PLAIN, EXCITE, EXCITE_ONCE = "plain", "attend_and_excite", "attend_and_excite_without_refinement"
+EXCITE, EXCITE_ONCE = "attend_and_excite", "attend_and_excite_without_refinement"
 CASES = (PLAIN, OURS, EXCITE, EXCITE_ONCE)
 
 
