@@ -7,7 +7,8 @@ with its older ways to offload. Every case runs in a process of its own, on the 
 
 Gradients of the same steps are compared with those of `full`. The first step's must agree up to
 rounding, since all begin with the same noise; rounding grows from step to step where a region's
-edge falls the other way, so later ones may differ by a few times what `full_again` does.
+edge falls the other way, so later ones may differ by a few times what `full_again` does. Families
+can be measured one by one (`--family`); the record keeps the others.
 `unguarded` runs guidance on the dynamically loaded weights themselves, which the node does not do:
 it shows what that would cost and counts for nothing. On a CPU there are no such ways to load: only
 `full` and `full_again` run there, to try the benchmark itself.
@@ -31,11 +32,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.checkpoints import checkpoint
 from benchmarks.record import RESULTS, Recorder
 from lifelong_core.files import load_tensors, read_json
 from lifelong_core.launch import comfyui
 from lifelong_core.launch.console import say
-from lifelong_core.launch.paths import CACHE, DEMO_WEIGHTS, ROOT
+from lifelong_core.launch.paths import CACHE, ROOT
 
 SCRIPT = Path(__file__).with_name("guidance_gpu_case.py")
 PROMPT = "a photo of a red dog and a blue cat on the beach"
@@ -53,10 +55,12 @@ LOG_TAIL = 3000
 
 @dataclass(frozen=True)
 class Family:
-    """side: of the latent. strength: of both kinds of guidance; random weights need more for their
-    gradients to stay normal numbers of fp16. room_mib: free memory where there is little, above
-    what guidance needs with its weights, below what ComfyUI wants free for two models."""
+    """backbone: its name in the library. side: of the latent. strength: of both kinds of guidance;
+    random weights need more for their gradients to stay normal numbers of fp16. room_mib: free
+    memory where there is little, above what guidance needs with its weights, below what ComfyUI
+    wants free for two models."""
 
+    backbone: str
     dtype: str
     side: int
     strength: float
@@ -64,8 +68,8 @@ class Family:
 
 
 FAMILIES = {
-    "demo": Family("float32", 16, 1.0, 1024),
-    "sd15": Family("float16", 64, 1000.0, 3072),
+    "demo": Family("demo", "float32", 16, 1.0, 1024),
+    "sd15": Family("sd1", "float16", 64, 1000.0, 3072),
 }
 
 
@@ -126,12 +130,12 @@ def main() -> None:
         },
         folder=CACHE / "guidance_gpu" if options.cpu else RESULTS,
     )
-    summary: dict[str, Any] = {}
+    summary = recorded(recorder)
     for family in options.family:
         summary[family] = measured(family, names, cpu=options.cpu)
         say(f"{family}: {json.dumps(summary[family])}")
-    passed = all(result["passed"] for result in summary.values())
-    recorder.write({**summary, "passed": passed}, [])
+        passed = all(result["passed"] for result in summary.values())
+        recorder.write({**summary, "passed": passed}, [])
     if options.cpu:
         say("Not available on a CPU: " + ", ".join(name for name in WAYS if name not in names))
     say("All is as it should be." if passed else "Not all is as it should be; see above.")
@@ -152,9 +156,9 @@ def measured(family: str, names: Sequence[str], *, cpu: bool) -> dict[str, Any]:
     told: dict[str, dict[str, Any]] = {}
     tensors: dict[str, dict[str, Tensor]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = _checkpoint(family, Path(folder))
+        weights = checkpoint(FAMILIES[family].backbone, Path(folder), torch.float16)
         for name in names:
-            case = _case(family, name, checkpoint, Path(folder), cpu=cpu)
+            case = _case(family, name, weights, Path(folder), cpu=cpu)
             say(f"{family}: {name}")
             told[name] = _run(case)
             if "error" not in told[name]:
@@ -221,18 +225,7 @@ def _gradients(tensors: Mapping[str, Tensor]) -> list[Tensor]:
     return [tensors[f"gradient_{step}"] for step in range(len(tensors) - 1)]
 
 
-def _checkpoint(family: str, folder: Path) -> Path:
-    if family == "demo":
-        return DEMO_WEIGHTS
-    # Takes seconds to import, which the demo model needs not.
-    from lifelong_core.backbone import random_backbone, save_single_file
-
-    path = folder / f"random_{family}.safetensors"
-    save_single_file(random_backbone("sd1", dtype=torch.float16), path)
-    return path
-
-
-def _case(family: str, name: str, checkpoint: Path, folder: Path, *, cpu: bool) -> Case:
+def _case(family: str, name: str, weights: Path, folder: Path, *, cpu: bool) -> Case:
     about, way = FAMILIES[family], WAYS[name]
     gpu = (*way.options, "--force-fp16" if about.dtype == "float16" else "--force-fp32")
     case = Case(
@@ -240,7 +233,7 @@ def _case(family: str, name: str, checkpoint: Path, folder: Path, *, cpu: bool) 
         options=gpu,
         room_mib=about.room_mib if way.tight else None,
         guarded=name != UNGUARDED,
-        checkpoint=str(checkpoint),
+        checkpoint=str(weights),
         answer=str(folder / f"{name}.safetensors"),
         side=about.side,
         strength=about.strength,

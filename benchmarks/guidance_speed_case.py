@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +15,9 @@ from diffusers import DDIMScheduler, StableDiffusionAttendAndExcitePipeline
 
 from benchmarks.guidance import METHODS, PLAIN
 from lifelong_core.attention import AttentionGuidance, Pair, find_pairs, prompt_tokens
-from lifelong_core.backbone import Backbone, load_backbone, random_backbone
+from lifelong_core.backbone import Backbone, load_backbone
 from lifelong_core.evaluation.phases import measured
 from lifelong_core.sampling import generate
-from lifelong_core.world.shipped import weights_path
 
 PROMPT = "a photo of a red dog and a blue cat on the beach"
 PAIRS: tuple[Pair, ...] = (("red", "dog"), ("blue", "cat"))
@@ -29,11 +29,13 @@ CASES = (PLAIN, OURS, EXCITE, EXCITE_ONCE)
 
 @dataclass(frozen=True)
 class Case:
-    """name: of CASES. dtype: of the weights, such as "float32"."""
+    """name: of CASES. checkpoint: the model's file. repeats: how often it draws after warming up.
+    dtype: of the weights, such as "float32"."""
 
     name: str
-    family: str
+    checkpoint: str
     steps: int
+    repeats: int
     device: str
     dtype: str
     threads: int
@@ -43,25 +45,22 @@ def main() -> None:
     case = Case(**json.loads(sys.argv[1]))
     torch.set_num_threads(case.threads)
     torch.set_flush_denormal(True)
-    backbone = _backbone(case)
+    dtype = getattr(torch, case.dtype)
+    backbone = load_backbone(Path(case.checkpoint), dtype=dtype, device=case.device)
     run = _diffusers(backbone) if case.name in (EXCITE, EXCITE_ONCE) else _ours(backbone, case.name)
     with measured(backbone.device) as loaded:
         run(case, 1)  # to warm up
+    clock, cpu = [], []
     with measured(backbone.device) as phase:
-        began = time.process_time()
-        run(case, case.steps)
-        if case.device == "cuda":
-            torch.cuda.synchronize()
-        cpu = time.process_time() - began
-    told = {"cpu": cpu, "wall": phase.seconds, "peak_mib": phase.peak_mib}
-    sys.stdout.write(json.dumps(told | {"warm_mib": loaded.peak_mib, "case": asdict(case)}) + "\n")
-
-
-def _backbone(case: Case) -> Backbone:
-    dtype = getattr(torch, case.dtype)
-    if case.family == "demo":
-        return load_backbone(weights_path("demo"), dtype=dtype, device=case.device)
-    return random_backbone(FAMILIES[case.family], dtype=dtype, device=case.device)
+        for _ in range(case.repeats):
+            began, worked = time.monotonic(), time.process_time()
+            run(case, case.steps)
+            if case.device == "cuda":
+                torch.cuda.synchronize()
+            clock.append(time.monotonic() - began)
+            cpu.append(time.process_time() - worked)
+    told = {"cpu": cpu, "wall": clock, "peak_mib": phase.peak_mib, "warm_mib": loaded.peak_mib}
+    sys.stdout.write(json.dumps(told | {"case": asdict(case)}) + "\n")
 
 
 def _ours(backbone: Backbone, name: str) -> Callable[[Case, int], object]:
