@@ -73,6 +73,7 @@ class RainbowMemoryBank(io.ComfyNode):
         selection: str = RAINBOW,
         features: Any = None,
         precision: str = "default",
+        guidance: float = USUAL.guidance,
     ) -> io.NodeOutput:
         if not state.records:
             raise StateError("This state has learned nothing to recall; learn a concept first.")
@@ -87,6 +88,7 @@ class RainbowMemoryBank(io.ComfyNode):
                 selection=selection,
                 limit=limit,
                 steps=steps,
+                guidance=guidance,
                 precision=wanted,
                 seed=seed,
             )
@@ -186,4 +188,18 @@ def _optional() -> list[io.Input]:
             "small CLIP of the demo world judges, which knows no photos.",
         ),
         precision_input("Number format of the model while it draws."),
+        io.Float.Input(
+            "guidance",
+            display_name="guidance (share)",
+            optional=True,
+            advanced=True,
+            default=USUAL.guidance,
+            min=0.0,
+            max=4.0,
+            step=0.05,
+            round=False,
+            tooltip="Classifier-free guidance (cfg) while it draws, as a share of the model's "
+            "usual one. With all of it colours grow stronger from lesson to lesson, since what was "
+            "drawn is learned and drawn again. With less pictures are softer.",
+        ),
     ]

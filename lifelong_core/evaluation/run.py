@@ -61,7 +61,8 @@ class Run:
     def folder(self) -> Path:
         """Named with `key`."""
         room = self.room
-        settings = (room.settings.to_json(), room.consolidation.to_json(), room.memory.to_json())
+        memory = room.memory.to_json() if self.way.replays else None
+        settings = (room.settings.to_json(), room.consolidation.to_json(), memory)
         versions = (CODE_VERSION, methods.CODE_VERSION, consolidation.CODE_VERSION)
         name = self.way.name
         return self.bench.folder(self.stream, name, name, *settings, *versions)
@@ -173,7 +174,7 @@ def _finish(
         "settings": {
             "lesson": dict(state.records[-1].settings),
             "consolidation": run.room.consolidation.to_json(),
-            "memory": run.room.memory.to_json(),
+            **({"memory": run.room.memory.to_json()} if run.way.replays else {}),
             "protocol": bench.protocol.to_json(),
         },
         "versions": versions(),

@@ -54,6 +54,7 @@ class Way:
     """A row of the tables.
 
     settings, consolidation, memory: make its own settings of the usual ones.
+    replays: whether its lessons draw memories, so that `memory` matters.
     at_once: it has one lesson, on all tasks, and is measured after that only.
     """
 
@@ -62,6 +63,7 @@ class Way:
     settings: Callable[[LessonSettings], LessonSettings]
     consolidation: Callable[[ConsolidationSettings], ConsolidationSettings]
     memory: Callable[[MemorySettings], MemorySettings]
+    replays: bool = False
     at_once: bool = False
 
 
@@ -131,6 +133,7 @@ def way_named(name: str) -> Way:
         lambda settings: _lesson_settings(settings, vera, changes),
         changes.of_consolidation,
         changes.of_memory,
+        replays=method in METHODS and METHODS[method].replays is not None,
         at_once=method == JOINT,
     )
 

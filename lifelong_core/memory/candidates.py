@@ -119,6 +119,7 @@ def _drawn(
         [anchor.prompt] * settings.candidates,
         seed=_seed(settings, anchor),
         steps=settings.steps,
+        guidance=_guidance(backbone, settings),
         size=(size, size),
         vectors=vectors,
         batch_size=DRAWN_AT_ONCE,
@@ -144,8 +145,13 @@ def _key(
         settings.steps,
         settings.precision,
         size,
-        backbone.family.guidance,
+        _guidance(backbone, settings),
     )
+
+
+def _guidance(backbone: Backbone, settings: MemorySettings) -> float:
+    """At least 1, which is none."""
+    return max(1.0, settings.guidance * backbone.family.guidance)
 
 
 def _step(on_progress: ProgressCallback | None, done: int, of: int) -> Callable[[], None] | None:

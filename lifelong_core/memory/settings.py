@@ -32,6 +32,13 @@ class MemorySettings:
         0, "most pictures drawn per lesson, of some earlier concepts; 0 draws all", 0, 1_000_000
     )
     steps: int = number(20, "sampling steps per picture", 1, 1000)
+    guidance: float = number(
+        0.5,
+        "classifier-free guidance, as a share of the base model's usual: the contrast that it "
+        "adds is learned, and added to when the next lesson's memory is drawn",
+        0.0,
+        4.0,
+    )
     precision: str = choice("fp32", "number format of the model while it draws", PRECISIONS)
     seed: int = number(0, "same seed, state and settings: same pictures", 0, 2**64 - 1)
 

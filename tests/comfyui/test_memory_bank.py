@@ -98,6 +98,14 @@ def test_another_choice_draws_nothing_anew(comfyui_server: ComfyServer, stream: 
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
+def test_other_guidance_draws_other_pictures(comfyui_server: ComfyServer) -> None:
+    folder = comfyui_server.folder("user/__lifelong") / "memories"
+    before = set(folder.iterdir()) if folder.is_dir() else set()
+    for share in (0.5, 1.0):  # 0.5 is the default, which other tests here draw with
+        comfyui_server.run(two_lessons(first={}, second={}, seed=3, guidance=share).graph)
+    assert len(set(folder.iterdir()) - before) == 2 * 5
+
+
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [

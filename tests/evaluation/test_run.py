@@ -254,6 +254,7 @@ def test_a_method_that_replays_draws_its_memories_between_the_lessons(
     run = new_run(backbone, done.bench.work, "l2dm_lora+memory.candidates=2+memory.steps=1")
     result = run_stream(run)
     assert result["settings"]["memory"]["candidates"] == 2
+    assert "memory" not in read_json(done.result_path)["settings"], "it replays nothing"
     assert set(result["measured"]["colours"]) == set(
         read_json(done.result_path)["measured"]["colours"]
     )

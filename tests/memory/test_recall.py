@@ -80,7 +80,13 @@ def test_the_state_draws_every_prompt_and_the_best_are_kept(
             for number, prompt in enumerate(known.prompts):
                 seed = derive_seed(0, "memory", token, number)
                 drawn = generate(
-                    backbone, [prompt] * 3, seed=seed, steps=1, size=(64, 64), vectors=vectors
+                    backbone,
+                    [prompt] * 3,
+                    seed=seed,
+                    steps=1,
+                    guidance=backbone.family.guidance / 2,
+                    size=(64, 64),
+                    vectors=vectors,
                 )
                 pictures += list(drawn)
                 features.append(directions(COLOURS, drawn))
@@ -106,6 +112,17 @@ def test_the_same_state_gives_the_same_memory_and_another_seed_another(
     assert again.memory.content_hash == recalled.memory.content_hash
     other = recall(backbone, state, COLOURS, settings=replace(SETTINGS, seed=1), size=64)
     assert other.memory.content_hash != recalled.memory.content_hash
+
+
+def test_guidance_is_a_share_of_the_usual_and_never_less_than_none(
+    backbone: Backbone, state: LifelongState, recalled: Recollection
+) -> None:
+    def hash_at(share: float) -> str:
+        settings = replace(SETTINGS, guidance=share)
+        return recall(backbone, state, COLOURS, settings=settings, size=64).memory.content_hash
+
+    assert hash_at(1.0) != recalled.memory.content_hash
+    assert hash_at(0.0) == hash_at(1.0 / backbone.family.guidance)
 
 
 def test_cancelled_drawing_goes_on_and_what_is_drawn_is_found_again(
