@@ -61,7 +61,7 @@ def fraction_input() -> io.Input:
         max=1.0,
         step=0.05,
         tooltip="Share of the sampler's steps, from the first, in which the picture is guided. "
-        "What is where is decided early; every guided step takes about twice as long.",
+        "What is where is decided early; every guided step takes two to three times as long.",
     )
 
 
