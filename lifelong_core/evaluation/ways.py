@@ -1,8 +1,9 @@
 """How each name in the tables goes through a stream.
 
 `<method>` of `methods.METHODS` teaches one task after another, each from the state before;
-`<method>+vera` does the same with VeRA as adapter, `<method>+<setting>=<value>` with another value
-of a setting (`changes`). What draws a concept is the method's own affair (`methods.drawing_state`).
+`<method>+vera` does the same with VeRA as adapter, `<method>+attention` with an adapter on all of
+self- and cross-attention, `<method>+<setting>=<value>` with another value of a setting
+(`changes`). What draws a concept is the method's own affair (`methods.drawing_state`).
 What is no method of that table gets an entry in `OTHERS`, and nothing else in the measuring needs
 to know.
 """
@@ -11,10 +12,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..adapters import AdapterSpec
+from ..adapters.spec import TARGETS
 from ..backbone import Backbone
 from ..concepts import ConceptTask
 from ..consolidation import ConsolidationSettings
@@ -28,7 +30,7 @@ from ..methods.real_replay import learn_with_real_replay
 from ..state import LifelongState
 from .changes import Changes, read_changes
 
-VERA = "vera"
+VERA, ATTENTION = ADAPTERS = ("vera", "attention")
 BETWEEN = re.compile(r"\+(?!\d)")
 """The sign between the parts of a name, which is not that of 1e+6."""
 
@@ -121,16 +123,16 @@ def way_named(name: str) -> Way:
     if method not in OTHERS and method not in METHODS:
         raise InputError(
             f"Method {method!r} is unknown; choose from {', '.join([*METHODS, *OTHERS])}, each "
-            f"also with '+{VERA}' or '+<setting>=<value>' after it."
+            f"also with '+{VERA}', '+{ATTENTION}' or '+<setting>=<value>' after it."
         )
-    vera = VERA in variations
-    changes = read_changes([text for text in variations if text != VERA])
+    adapters = [name for name in ADAPTERS if name in variations]
+    changes = read_changes([text for text in variations if text not in ADAPTERS])
     if method in METHODS:
-        METHODS[method].settings(_lesson_settings(LessonSettings(), vera, changes))
+        METHODS[method].settings(_lesson_settings(LessonSettings(), adapters, changes))
     return Way(
-        "+".join([method, *[VERA] * vera, *changes.names]),
+        "+".join([method, *adapters, *changes.names]),
         OTHERS[method] if method in OTHERS else one_after_another(method),
-        lambda settings: _lesson_settings(settings, vera, changes),
+        lambda settings: _lesson_settings(settings, adapters, changes),
         changes.of_consolidation,
         changes.of_memory,
         replays=method in METHODS and METHODS[method].replays is not None,
@@ -138,8 +140,12 @@ def way_named(name: str) -> Way:
     )
 
 
-def _lesson_settings(settings: LessonSettings, vera: bool, changes: Changes) -> LessonSettings:
-    if vera:
+def _lesson_settings(
+    settings: LessonSettings, adapters: Sequence[str], changes: Changes
+) -> LessonSettings:
+    if VERA in adapters:
         adapter = AdapterSpec(kind="vera", targets=settings.adapter.targets)
         settings = for_adapter(settings, adapter)
+    if ATTENTION in adapters:
+        settings = replace(settings, adapter=replace(settings.adapter, targets=TARGETS))
     return changes.of_lesson(settings)

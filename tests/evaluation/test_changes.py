@@ -40,6 +40,7 @@ def test_a_plain_name_changes_nothing() -> None:
         ("c_lora+overlap_weight=1e12", "c_lora+overlap_weight=1e+12"),
         ("ewc+consolidation.temperature=0.0001", "ewc+consolidation.temperature=0.0001"),
         ("ewc+ewc_weight=10+vera", "ewc+vera+ewc_weight=10"),
+        ("ewc+attention+steps=3+vera", "ewc+vera+attention+steps=3"),
         ("dsc+consolidation.space=noise", "dsc+consolidation.space=noise"),
         (
             "cidm+shared_rank=4+orthogonality_weight=0.10",

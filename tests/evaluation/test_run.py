@@ -248,6 +248,16 @@ def test_vera_is_a_way_of_its_own(backbone: Backbone, done: Run) -> None:
     assert vera.folder != done.folder
 
 
+def test_all_of_attention_is_a_way_of_its_own(backbone: Backbone, done: Run) -> None:
+    way = new_run(backbone, done.bench.work, "ewc_dc+attention")
+    usual = new_run(backbone, done.bench.work, "ewc_dc")
+    settings, other = way.room.settings, usual.room.settings
+    assert {"attn1.to_q", "attn2.to_out.0"} <= set(settings.adapter.targets)
+    assert set(other.adapter.targets) == {"attn2.to_k", "attn2.to_v"}
+    assert settings.learning_rate == other.learning_rate
+    assert way.folder != usual.folder
+
+
 def test_a_method_that_replays_draws_its_memories_between_the_lessons(
     backbone: Backbone, done: Run
 ) -> None:
