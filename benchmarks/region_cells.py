@@ -27,9 +27,9 @@ from lifelong_core.training.precision import autocast_dtype
 from lifelong_core.world.judge import Judge, Observation
 from lifelong_core.world.wearing import Wanted, verdict
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised when a change of code changes pictures or verdicts: finished cells then count anew."""
-QUESTIONS = ("right", "placed")
+QUESTIONS = ("named", "unswapped", "right", "placed")
 SHOWN = 6
 
 
@@ -161,9 +161,13 @@ def judged(judge: Judge, images: Tensor, row: Row) -> dict[str, list[bool]]:
 def answer(
     seen: Sequence[Observation], wanted: Sequence[Wanted], masks: Sequence[Tensor]
 ) -> dict[str, bool]:
-    """right: every wanted object once, in its own look, nothing else. placed: and in its mask."""
-    right = verdict(seen, wanted).once_each
+    """named: every wanted noun. unswapped: and each in its own look sooner than in another's.
+    right: every wanted object once, in its own look, nothing else. placed: and in its mask."""
+    found = verdict(seen, wanted)
+    right = found.once_each
     return {
+        "named": all(found.named),
+        "unswapped": found.unswapped,
         "right": right,
         "placed": right
         and all(

@@ -3,6 +3,7 @@
 python -m benchmarks.regions: pairs and triples of the characters of toys10, taught one after
 another, from the same noise for every way of drawing. A picture is right when it shows every
 concept once, in its own look, and nothing else; placed, when each is also in its region, a strip.
+What a picture can have before that: every concept's noun, and no looks swapped.
 Beside every share stands the judge's ceiling: the same questions of rendered scenes, after the VAE.
 
 It says what it will cost before it begins, and a run that was stopped goes on where it was.

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.region_cells import answer, judged
+from benchmarks.guidance_groups import rendered
+from benchmarks.region_cells import QUESTIONS, answer, judged
 from benchmarks.region_groups import PLACES, Row, character_rows
 from benchmarks.regions import layerwise_difference, share, summarised
 from lifelong_core.attention.regions import check_regions
 from lifelong_core.files import write_json
 from lifelong_core.world.judge import Observation, load_judge
 from lifelong_core.world.streams import Character, toys10
+from lifelong_core.world.wearing import Wanted
 
 TOYS = [one for one in toys10(2) if isinstance(one, Character)]
 DOG, CAT = TOYS[0], TOYS[2]
@@ -50,14 +52,22 @@ def test_scenes_in_their_order_are_placed_and_others_are_not() -> None:
     turned = [answer(seen, PAIR.wanted, PAIR.strips()) for seen in _seen(Row((CAT, DOG)).scenes(8))]
     assert sum(one["right"] for one in turned) >= 6
     assert not any(one["placed"] for one in turned)
+    assert all(one["named"] for one in turned) and share(found["unswapped"]) >= 0.75
+    swapped = rendered([[Wanted("dog", CAT.look), Wanted("cat", DOG.look)]] * 8, "swapped", seed=4)
+    others = [answer(seen, PAIR.wanted, PAIR.strips()) for seen in _seen(swapped)]
+    assert sum(one["named"] for one in others) >= 6
+    assert not any(one["unswapped"] for one in others)
     alone = judged(load_judge(), DOG.photos(4), PAIR)
-    assert not any(alone["right"]) and not any(alone["placed"])
+    assert not any(answer for answers in alone.values() for answer in answers)
 
 
 def test_the_keys_are_about_the_ways_that_they_name(tmp_path: Path) -> None:
     yes, no = [True, True, True, True], [False, False, False, True]
     found = {
-        (kind, name, way): {"right": yes, "placed": no if way == "regions" else yes}
+        (kind, name, way): {
+            question: no if (way, question) == ("regions", "placed") else yes
+            for question in QUESTIONS
+        }
         for kind, name in (("pairs", "a+b"), ("pairs", "a+c"), ("triples", "a+b+c"))
         for way in ("plain", "caa_oaa", "regions", "automatic", "ceiling")
     }
