@@ -1,4 +1,5 @@
-"""What the paper says about the order of methods, held against our results."""
+"""What the paper says about the order of methods, held against our results, and what our defaults
+rest on."""
 
 from __future__ import annotations
 
@@ -42,7 +43,13 @@ STATEMENTS = (
     Statement("EWC DC is better than EWC", "ewc_dc", ("ewc",)),
     Statement("EWC is better than C-LoRA", "ewc", ("c_lora",)),
     Statement("EWC is better than sequential LoRA", "ewc", ("lora",)),
+    Statement("EWC DC is better than sequential LoRA", "ewc_dc", ("lora",)),
     Statement("LoRA merge is worst", "lora_merge", SINGLE, worse=True),
+    Statement(
+        "Memories drawn with half the guidance are better than with all of it",
+        "l2dm_lora",
+        ("l2dm_lora+memory.guidance=1",),
+    ),
 )
 
 

@@ -95,7 +95,7 @@ def test_the_best_single_adapter_is_no_upper_bound() -> None:
     assert best_single_adapter(kept) is None
     kept |= {"ewc": [0.8, 0.7, 0.9], "ewc+vera": [0.85, 0.7, 0.9], "lora": None}
     assert best_single_adapter(kept) == {"name": "ewc+vera", "kept_gain": [0.85, 0.7, 0.9]}
-    assert {statement.method for statement in STATEMENTS} <= {*SINGLE, "lora_merge"}
+    assert {statement.method for statement in STATEMENTS} <= {*SINGLE, "lora_merge", "l2dm_lora"}
 
 
 def test_a_table_grows_and_drops_runs_of_other_weights(
