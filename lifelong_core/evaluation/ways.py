@@ -128,7 +128,13 @@ def way_named(name: str) -> Way:
     adapters = [name for name in ADAPTERS if name in variations]
     changes = read_changes([text for text in variations if text not in ADAPTERS])
     if method in METHODS:
-        METHODS[method].settings(_lesson_settings(LessonSettings(), adapters, changes))
+        given = _lesson_settings(LessonSettings(), adapters, changes)
+        used = METHODS[method].settings(given)
+        if adapters and used.adapter != given.adapter:
+            raise InputError(
+                f"Method {method!r} has an adapter of its own, so '+{'+'.join(adapters)}' would "
+                "change nothing; leave it out."
+            )
     return Way(
         "+".join([method, *adapters, *changes.names]),
         OTHERS[method] if method in OTHERS else one_after_another(method),

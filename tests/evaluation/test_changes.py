@@ -77,6 +77,8 @@ def test_a_changed_rate_is_vera_s_own() -> None:
         ("l2dm+memory.limit=4", "less than the 8 candidates"),
         ("ewc+steps=3+steps=4", "twice"),
         ("cidm+vera", "kind vera does not have"),
+        ("l2dm+attention", "adapter of its own"),
+        ("custom_diffusion+vera", "adapter of its own"),
         ("orthogonal_adaptation+vera+steps=3", "kind vera does not have"),
         ("cidm+shared_rank=0", "must lie between"),
     ],
