@@ -255,16 +255,13 @@ def write(
     recorder: Recorder, axis: str, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> None:
     """Put an axis into the recorded result. Axes of other settings or weights are dropped."""
-    path = recorder.folder / f"{recorder.name}.json"
     axes: dict[str, Any] = {}
     others: list[Mapping[str, Any]] = []
-    if path.exists():
-        known = read_json(path)
-        if known["settings"] == json.loads(json.dumps(recorder.settings)):
-            axes = known["summary"]["axes"]
-            others = [one for one in known["runs"] if one["axis"] != axis]
-        else:
-            logging.warning("%s has other settings or weights; it begins anew.", path.name)
+    if known := recorder.earlier():
+        axes = known["summary"]["axes"]
+        others = [one for one in known["runs"] if one["axis"] != axis]
+    elif recorder.path.exists():
+        logging.warning("%s has other settings or weights; it begins anew.", recorder.path.name)
     done = axes | {axis: dict(result)}
     ordered = {name: done[name] for name in NAMES if name in done}
     runs = sorted([*others, *rows], key=lambda one: NAMES.index(one["axis"]))

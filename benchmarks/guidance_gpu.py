@@ -34,7 +34,7 @@ from torch import Tensor
 
 from benchmarks.checkpoints import checkpoint
 from benchmarks.record import RESULTS, Recorder
-from lifelong_core.files import load_tensors, read_json
+from lifelong_core.files import load_tensors
 from lifelong_core.launch import comfyui
 from lifelong_core.launch.console import say
 from lifelong_core.launch.paths import CACHE, ROOT
@@ -144,10 +144,7 @@ def main() -> None:
 
 def recorded(recorder: Recorder) -> dict[str, Any]:
     """What an earlier command with the same settings found of each family."""
-    path = recorder.folder / f"{recorder.name}.json"
-    known = read_json(path) if path.exists() else {}
-    if known.get("settings") != json.loads(json.dumps(recorder.settings)):
-        return {}
+    known = recorder.earlier() or {"summary": {}}
     return {name: known["summary"][name] for name in FAMILIES if name in known["summary"]}
 
 

@@ -40,7 +40,6 @@ from benchmarks.guidance_speed_case import (
 from benchmarks.machine import hardware
 from benchmarks.record import RESULTS, Recorder
 from lifelong_core.attention import map_layers
-from lifelong_core.files import read_json
 from lifelong_core.launch.console import say
 
 STEPS, ROUNDS, MEMORY_STEPS = 50, 3, 2
@@ -123,12 +122,9 @@ def _memory(case: Case) -> list[float]:
 
 def write(recorder: Recorder, family: str, result: dict[str, Any], run: dict[str, Any]) -> None:
     """Put a family's result into the record, beside those of other families."""
-    path = recorder.folder / f"{recorder.name}.json"
-    known = read_json(path) if path.exists() else {"summary": {}, "runs": []}
-    same = known.get("settings") == dict(recorder.settings)
-    summary = {**(known["summary"] if same else {}), family: result}
-    runs = [one for one in known["runs"] if same and one["family"] != family]
-    recorder.write(summary, [*runs, run])
+    known = recorder.earlier() or {"summary": {}, "runs": []}
+    others = [one for one in known["runs"] if one["family"] != family]
+    recorder.write({**known["summary"], family: result}, [*others, run])
 
 
 if __name__ == "__main__":

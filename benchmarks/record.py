@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from PIL import Image
 
 from benchmarks.machine import hardware, load, versions
 from lifelong_core.errors import InputError
-from lifelong_core.files import atomic_write, write_json
+from lifelong_core.files import atomic_write, read_json, write_json
 
 RESULTS = Path(__file__).with_name("results")
 NAME = re.compile(r"[a-z0-9_]+")
@@ -43,6 +44,17 @@ class Recorder:
         if not NAME.fullmatch(self.name):
             raise InputError(f"{self.name!r} names no result: write small letters, digits, '_'.")
 
+    @property
+    def path(self) -> Path:
+        """The result's JSON."""
+        return self.folder / f"{self.name}.json"
+
+    def earlier(self) -> dict[str, Any] | None:
+        """What an earlier command with the same settings wrote; None when there is no such."""
+        known: dict[str, Any] = read_json(self.path) if self.path.exists() else {}
+        same = known.get("settings") == json.loads(json.dumps(dict(self.settings)))
+        return known if same else None
+
     def write(
         self,
         summary: Mapping[str, Any],
@@ -69,7 +81,7 @@ class Recorder:
             _check_public(text)
         for name, picture in named.items():
             _write_picture(self.folder / name, picture)
-        return write_json(self.folder / f"{self.name}.json", result)
+        return write_json(self.path, result)
 
 
 def _texts(value: Any) -> Iterator[str]:
