@@ -84,6 +84,9 @@ class LessonSettings:
         16, "cidm: how many directions lessons share in every layer", 1, MAX_RANK
     )
     layerwise_tokens: bool = switch("one set of the token's vectors per cross-attention layer")
+    localized_words: bool = switch(
+        "learn the look in the concept's own words alone, for pictures of several things"
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -278,4 +278,13 @@ def _tokens() -> list[io.Input]:
             "MODEL and CLIP of this node and of Apply Lifelong State use them. An exported "
             "embedding, for stock nodes, holds their mean.",
         ),
+        io.Boolean.Input(
+            "localized_words",
+            optional=True,
+            advanced=True,
+            default=False,
+            tooltip="For pictures with several concepts: the look is learned in the concept's own "
+            "words alone, wherever they stand in a prompt, so that it comes with them and does not "
+            "spread to other things.",
+        ),
     ]

@@ -111,6 +111,7 @@ def lesson_settings(
     noise_offset: float = 0.0,
     ewc_weight: float = -1.0,
     layerwise_tokens: bool = False,
+    localized_words: bool = False,
 ) -> LessonSettings:
     """`defaults`, changed by every widget that is not at its own default.
 
@@ -129,6 +130,7 @@ def lesson_settings(
         "precision": precision,
         "lr_schedule": lr_schedule,
         "layerwise_tokens": layerwise_tokens,
+        "localized_words": localized_words,
     }
     changed = {name: value for name, value in chosen.items() if value and value != "default"}
     if prior_pictures >= 0:

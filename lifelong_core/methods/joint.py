@@ -106,6 +106,7 @@ def _learn(
         {lesson.task.token: lesson.vectors for lesson in lessons},
         _groups(lessons),
         terms,
+        nouns={lesson.task.token: lesson.task.noun for lesson in lessons},
         session=session,
         on_progress=on_progress,
     )

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..backbone import Backbone
+from ..backbone import Backbone, Conditioning
 from ..backbone.schedule import TIMESTEPS
 from ..objectives import Predictor, StepBatch
 from ..prompts import ConceptVectors, PromptCache
 from ..seeding import generator
+from .localized import LocalizedWords
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Batches:
     vectors: token -> encoder -> vectors of all concepts that prompts may name; those that require
     a gradient are encoded anew for every batch, all other prompts once.
     noise_offset: share of noise that is the same all over a latent channel.
+    localized: of concepts that prompts shall know in their own words alone.
     """
 
     def __init__(
@@ -91,12 +93,14 @@ class Batches:
         seed: int,
         noise_offset: float = 0.0,
         trains_text_encoder: bool = False,
+        localized: LocalizedWords | None = None,
     ) -> None:
         self.predictor = Predictor(backbone)
         self.sources = tuple(sources)
         self.vectors = vectors
         self.seed = seed
         self.noise_offset = noise_offset
+        self.localized = localized
         self._prompts = PromptCache(backbone.text, trains_encoder=trains_text_encoder)
         # All at once, so that no encoding depends on where a run was resumed.
         with torch.no_grad():
@@ -124,12 +128,17 @@ class Batches:
             timesteps=timesteps,
             noisy=schedule.add_noise(latents, noise, timesteps),
             target=schedule.target(latents, noise, timesteps),
-            prompts=self._prompts.encode(unique, self.vectors),
+            prompts=self._encode(unique, index),
             prompt_rows=torch.tensor([place[prompt] for prompt in prompts]),
             seed=self.seed,
             index=index,
             texts=tuple(unique),
         )
+
+    def _encode(self, prompts: list[str], index: int) -> Conditioning:
+        if self.localized is None:
+            return self._prompts.encode(prompts, self.vectors)
+        return self.localized.encode(self._prompts, prompts, self.vectors, index)
 
     def _noise(self, index: int, latents: Tensor) -> tuple[Tensor, Tensor]:
         draw = generator(self.seed, "noise", index)

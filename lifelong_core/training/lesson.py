@@ -22,6 +22,7 @@ from ..seeding import derive_seed
 from ..state import LifelongState, TaskRecord
 from .batches import Batches, Pictures
 from .cpu import cheaper_layers
+from .localized import LocalizedWords
 from .loop import TOTAL, TrainPlan, train
 from .optimizer import ParameterGroup
 from .precision import autocast_dtype
@@ -110,6 +111,7 @@ def run_lesson(
         lesson.all_vectors,
         parameter_groups(lesson),
         terms,
+        nouns={lesson.task.token: lesson.task.noun},
         session=session,
         on_progress=on_progress,
         preview=lambda: preview_picture(lesson, drawing),
@@ -124,6 +126,7 @@ def train_adapter(
     groups: Sequence[ParameterGroup],
     terms: Sequence[Term],
     *,
+    nouns: Mapping[str, str],
     session: Session | None,
     on_progress: ProgressCallback | None,
     preview: Callable[[], Tensor] | None = None,
@@ -132,8 +135,10 @@ def train_adapter(
     """Train `groups` on `sources` with the lesson's adapter attached and by its settings.
 
     vectors: token -> vectors of all concepts that the prompts of `sources` may name.
+    nouns: token -> noun of those that are learned.
     """
     backbone, settings = lesson.backbone, lesson.settings
+    localized = LocalizedWords(nouns, settings.seed) if settings.localized_words else None
     with lesson.adapter.attached(backbone), cheaper_layers(backbone.unet):
         plan = TrainPlan(
             device=backbone.device,
@@ -145,6 +150,7 @@ def train_adapter(
                 seed=settings.seed,
                 noise_offset=settings.noise_offset,
                 trains_text_encoder=settings.adapter.text_encoder,
+                localized=localized,
             ),
             terms=terms,
             groups=groups,

@@ -13,6 +13,7 @@ from PIL import Image
 from lifelong_core.errors import WorkflowError
 from lifelong_core.launch.client import RunResult
 from lifelong_core.launch.server import ComfyServer
+from lifelong_core.state import load_state
 from tests.comfyui.graphs import (
     PHOTOS,
     Graph,
@@ -48,6 +49,30 @@ def test_a_lesson_teaches_model_and_clip(comfyui_server: ComfyServer) -> None:
     assert training_steps(result, "lesson")[-1] == 10
     assert result.previews, "no preview pictures came"
     assert result.outputs["lesson"]["images"], "the node does not show its loss"
+
+
+def test_localized_words_are_another_lesson_of_the_same_concept(
+    comfyui_server: ComfyServer,
+) -> None:
+    workflow = Workflow()
+    base = workflow.checkpoint()
+    photos = workflow.folder(PHOTOS)
+    for name, localized in (("usual", False), ("localized", True)):
+        state, model, clip, _ = workflow.lesson(
+            base, photos, "t_words", localized_words=localized, prior_pictures=1, steps=10
+        )
+        prompt = "a photo of a mug and a embedding:t_words dog"
+        workflow.picture(model, clip, base[2], prompt, name)
+        workflow.node("SaveLifelongState", f"save_{name}", state=state, name=f"t_words_{name}")
+    result = comfyui_server.run(workflow.graph)
+    usual, localized_words = (
+        latents(comfyui_server, result, name) for name in ("usual", "localized")
+    )
+    assert change(localized_words, usual) > 1e-3
+    for name in ("usual", "localized"):
+        file = result.outputs[f"save_{name}"]["text"][0].split()[1]
+        state = load_state(comfyui_server.folder("output") / "lifelong" / file)
+        assert state.records[0].settings["localized_words"] is (name == "localized")
 
 
 def test_a_lesson_of_cidm_hands_out_the_model_of_its_own_concept(

@@ -18,6 +18,8 @@ from lifelong_core.methods import any_prompt_state, learn, learn_joint
 from lifelong_core.seeding import generator
 from lifelong_core.state import LifelongState
 from lifelong_core.training import Progress, priors
+from lifelong_core.training import lesson as training_lesson
+from lifelong_core.training.localized import LocalizedWords
 
 SETTINGS = LessonSettings(
     steps=2, batch_size=2, prior_batch_size=1, prior_count=0, adapter=AdapterSpec(rank=2)
@@ -144,3 +146,19 @@ def test_bad_input_is_refused_before_any_work(
     with pytest.raises(InputError, match=says):
         learn_joint(backbone, tasks, settings=SETTINGS, on_progress=called.append)
     assert not called
+
+
+def test_every_concept_can_be_known_in_its_own_words_alone(
+    backbone: Backbone, learned: LifelongState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    real = training_lesson.LocalizedWords
+
+    def looked_at(nouns: dict[str, str], seed: int) -> LocalizedWords:
+        told.append(nouns)
+        return real(nouns, seed)
+
+    monkeypatch.setattr(training_lesson, "LocalizedWords", looked_at)
+    other = learn_joint(backbone, TASKS, settings=replace(SETTINGS, localized_words=True))
+    assert told == [{"my_dog": "dog", "my_cat": "cat", "her_dog": "dog"}]
+    assert any(not torch.equal(other.adapter[key], learned.adapter[key]) for key in other.adapter)
