@@ -35,13 +35,15 @@ SHOWN = 6
 
 @dataclass(frozen=True)
 class Studio:
-    """What all cells share. pictures: per place. work: the folder that keeps finished cells."""
+    """What all cells share. pictures: per place. guidance: the scale of classifier-free guidance.
+    work: the folder that keeps finished cells."""
 
     backbone: Backbone
     state: LifelongState
     judge: Judge
     pictures: int
     steps: int
+    guidance: float
     precision: str
     seed: int
     work: Path
@@ -85,8 +87,8 @@ def _from_sentence(
     with knowing(studio.backbone, state) as vectors:
         return generate(
             studio.backbone, [prompt] * studio.pictures, seed=studio.noise(row, place),
-            steps=studio.steps, vectors=vectors, batch_size=studio.batch,
-            autocast=studio.autocast, attention=attention,
+            steps=studio.steps, guidance=studio.guidance, vectors=vectors,
+            batch_size=studio.batch, autocast=studio.autocast, attention=attention,
         )  # fmt: skip
 
 
@@ -95,7 +97,7 @@ def drawn_in_regions(studio: Studio, row: Row, place: str) -> Tensor:
     return generate_regions(
         studio.backbone, studio.state, row.prompt(place, []), row.regions(place),
         seed=studio.noise(row, place), count=studio.pictures, steps=studio.steps,
-        row_limit=2 * studio.batch, autocast=studio.autocast,
+        guidance=studio.guidance, row_limit=2 * studio.batch, autocast=studio.autocast,
     )  # fmt: skip
 
 
@@ -103,8 +105,8 @@ def drawn_automatically(studio: Studio, row: Row, place: str) -> Tensor:
     """Each adapter where its character appears."""
     return generate_automatic(
         studio.backbone, studio.state, row.prompt(place), seed=studio.noise(row, place),
-        count=studio.pictures, steps=studio.steps, batch_size=studio.batch,
-        autocast=studio.autocast,
+        count=studio.pictures, steps=studio.steps,
+        guidance=studio.guidance, batch_size=studio.batch, autocast=studio.autocast,
     )  # fmt: skip
 
 
@@ -131,7 +133,7 @@ def cell_path(studio: Studio, row: Row, way: str) -> Path:
         studio.backbone.fingerprint,
         studio.state.content_hash,
         str(METHODS["caa_oaa"]) if way == "caa_oaa" else "",
-        [studio.pictures, studio.steps, studio.precision, studio.seed],
+        [studio.pictures, studio.steps, studio.guidance, studio.precision, studio.seed],
     )
     return studio.work / row.kind / row.name / f"{way}-{key[:12]}.json"
 

@@ -38,7 +38,7 @@ from lifelong_core.world.judge import load_judge
 from lifelong_core.world.shipped import weights_path
 from lifelong_core.world.streams import Character, toys10
 
-PAIRS, TRIPLES, PICTURES, STEPS = 10, 5, 4, 50
+PAIRS, TRIPLES, PICTURES, STEPS = 10, 5, 2, 25
 WORK = CACHE / "regions"
 LAYERWISE = "layerwise_minus_single_ia"
 Answers = Mapping[tuple[str, str, str], Mapping[str, Sequence[bool]]]
@@ -67,6 +67,7 @@ def main() -> None:
         load_judge(),
         options.pictures,
         options.steps,
+        options.guidance or backbone.family.guidance,
         options.precision,
         seed,
         WORK,
@@ -74,7 +75,9 @@ def main() -> None:
     whole = (options.pairs, options.triples, options.pictures) == (PAIRS, TRIPLES, PICTURES)
     recorder = Recorder(
         "regions",
-        f"python -m benchmarks.regions --stream-seed {seed} --precision {options.precision}",
+        f"python -m benchmarks.regions --stream-seed {seed} --adapter {options.adapter} "
+        f"--steps {options.steps} --guidance {studio.guidance:g} "
+        f"--precision {options.precision}",
         {
             "stream": "toys10",
             "stream_seed": options.stream_seed,
@@ -82,6 +85,7 @@ def main() -> None:
             "pictures_per_place": options.pictures,
             "places": list(PLACES),
             "sampling_steps": options.steps,
+            "guidance": studio.guidance,
             "precision": options.precision,
             "weights": backbone.fingerprint,
         },
@@ -193,6 +197,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--triples", type=int, default=TRIPLES)
     parser.add_argument("--pictures", type=int, default=PICTURES, help="per row and place")
+    parser.add_argument("--guidance", type=float, help="scale, else the base model's usual one")
     add_drawing_options(parser, STEPS)
     return parser.parse_args()
 
