@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..backbone import Conditioning
 from ..concepts import concept_phrase, mentions
-from ..prompts import ConceptVectors, PromptCache, TextStack, tokenizer
+from ..prompts import ConceptVectors, PromptCache, TextStack, row_count, tokenizer
 from ..prompts.tokens import CONTEXT_LENGTH, TokenVector
 from ..seeding import generator
 
@@ -88,7 +88,7 @@ class LocalizedWords:
         local = [(row, one) for row, one in enumerate(found) if one]
         if not local or plain.context.shape[1] != CONTEXT_LENGTH:
             return cache.encode(prompts, vectors)
-        # Not by the cache, which would keep every caption with every fillers.
+        # Not by the cache, which would keep every caption with all its fillers.
         moved = cache.text.encode([one.moved for _, one in local], vectors)
         return _put_together(local, moved, plain)
 
@@ -105,17 +105,16 @@ class LocalizedWords:
         (token,) = named
         noun = self.nouns[token]
         phrase = concept_phrase(token, noun)
-        if prompt.count(phrase) != 1:
+        before, found, after = prompt.partition(phrase)
+        if not found or phrase in after or after[:1].isalnum():
             return None
-        before, after = prompt.split(phrase)
         moved = _with_fillers(before, draw) + phrase + after
-        starts = [_first(text, one, vectors, token) for one in (moved, prompt)]
-        if None in starts:
+        own, at = (_first(text, one, vectors, token) for one in (moved, prompt))
+        if own is None or at is None:
             return None
         words = len(tokenizer().encode(noun))
-        rows = next(iter(vectors[token].values())).shape[-2]
-        own, at = (start for start in starts if start is not None)
-        return Localized(moved, before + noun + after, (own, at), (rows + words, words))
+        count = row_count(vectors[token]) + words
+        return Localized(moved, before + noun + after, (own, at), (count, words))
 
 
 def _with_fillers(before: str, draw: torch.Generator) -> str:

@@ -66,6 +66,7 @@ def test_the_same_batch_has_the_same_fillers_and_learns(backbone: Backbone) -> N
     [
         "a photo of a dog",
         "a photo of embedding:tok on the beach",
+        "a photo of embedding:tok teddybears on the beach",
         f"{CAPTION} beside embedding:tok teddybear",
         f"{CAPTION} {'and a dog ' * 30}",
     ],
