@@ -15,6 +15,7 @@ import argparse
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import ge
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from lifelong_core.world.judge import load_judge
 from lifelong_core.world.shipped import weights_path
 from lifelong_core.world.streams import Character, toys10
 
-PAIRS, TRIPLES, PICTURES, STEPS = 10, 5, 2, 25
+PAIRS, TRIPLES, PICTURES, STEPS = 10, 5, 1, 25
 WORK = CACHE / "regions"
 LAYERWISE = "layerwise_minus_single_ia"
 Answers = Mapping[tuple[str, str, str], Mapping[str, Sequence[bool]]]
@@ -72,7 +73,8 @@ def main() -> None:
         seed,
         WORK,
     )
-    whole = (options.pairs, options.triples, options.pictures) == (PAIRS, TRIPLES, PICTURES)
+    counts = (options.pairs, options.triples, options.pictures)
+    whole = all(map(ge, counts, (PAIRS, TRIPLES, PICTURES)))
     recorder = Recorder(
         "regions",
         f"python -m benchmarks.regions --stream-seed {seed} --adapter {options.adapter} "
