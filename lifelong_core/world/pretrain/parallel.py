@@ -23,6 +23,8 @@ def process_group() -> Iterator[None]:
     distributed.init_process_group("gloo")
     try:
         yield
+        # One that leaves while the other still talks to it can take it down.
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()
 
