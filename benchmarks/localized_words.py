@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from benchmarks.learn_concept import WORKSPACE, task_of
 from benchmarks.options import add_drawing_options
 from benchmarks.record import RESULTS, Recorder
+from benchmarks.regions import share
 from lifelong_core.backbone import Backbone, load_backbone
 from lifelong_core.concepts import concept_phrase
 from lifelong_core.drawing import knowing
@@ -177,11 +178,6 @@ def rows(cells: Cells) -> list[dict[str, Any]]:
         | ({"other": share(one.other)} if one.other else {})
         for (toy, lesson, sentence), one in cells.items()
     ]
-
-
-def share(answers: Sequence[bool]) -> float:
-    """Of True."""
-    return round(sum(answers) / len(answers), 4)
 
 
 def sheet(cells: Cells) -> Image.Image:

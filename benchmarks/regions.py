@@ -78,6 +78,7 @@ def main() -> None:
     recorder = Recorder(
         "regions",
         f"python -m benchmarks.regions --stream-seed {seed} --adapter {options.adapter} "
+        f"--pairs {options.pairs} --triples {options.triples} --pictures {options.pictures} "
         f"--steps {options.steps} --guidance {studio.guidance:g} "
         f"--precision {options.precision}",
         {
