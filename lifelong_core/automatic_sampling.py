@@ -1,13 +1,13 @@
 """Several concepts in one picture without boxes: each adapter acts where its concept appears.
 
 FreeFuse (2025), with the base model's own cross-attention: a few early steps show where the prompt
-puts every concept; from there on every adapter acts inside its region. Beginning again from the
-noise would cost the early steps twice.
+puts every concept; from there on every adapter acts inside its region. Those steps are the base
+model's, told the concepts' plain nouns, for it knows how several things stand in one picture.
+Beginning again from the noise would cost them twice.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 from .attention.automatic import looking
 from .attention.layout import Layout
 from .attention.regional import RegionalUnet
-from .attention.regions import check_mixture
-from .attention.words import PromptPlaces, find_pairs, prompt_tokens
+from .attention.regions import DELAY, check_delay, check_mixture, delayed_steps
+from .attention.words import PromptPlaces, noun_places, prompt_tokens
 from .backbone import Backbone
 from .concepts import Concept, mentions, without_mentions
 from .drawing import knowing
@@ -27,9 +27,6 @@ from .regional_sampler import RegionalSampler, Report, Underway, draw_in_batches
 from .regional_slots import Slot, encode_slots, routed_slot, whole_row
 from .sampling import StepCallback, check_sampling, generate
 from .state import LifelongState
-
-EARLY = 0.25
-"""Share of the steps after which the concepts' places are read."""
 
 
 @torch.no_grad()
@@ -44,7 +41,7 @@ def generate_automatic(
     steps: int = 20,
     guidance: float | None = None,
     negative: str = "",
-    early: float = EARLY,
+    delay: float = DELAY,
     softness: float = 0.0,
     size: tuple[int, int] | None = None,
     batch_size: int = 8,
@@ -58,9 +55,11 @@ def generate_automatic(
     by default all that the prompt names. Adapters of other concepts (styles) act everywhere else.
     With less than two, this is `generate` with the state's adapter for the prompt.
 
-    First the share `early` of the steps is made as `generate` would; there the masks are read,
-    other ones for every picture, and the other steps have regions: two rows per picture, as many
-    as plain sampling has, and one more where the masks are read.
+    For the share `delay` of the steps, at least one, the base model draws the prompt with the
+    concepts' plain nouns, and the adapters of other concepts; there the masks are read, other ones
+    for every picture. The other steps have regions, each with a prompt in which its own concept
+    alone is named, the others by their nouns. Two rows per picture, as many as plain sampling has,
+    and one more where the masks are read.
 
     Raises InputError for settings that cannot be used, or a concept that the prompt does not name
     with its noun; StateError for a state of another base model or with adapters that cannot be
@@ -70,15 +69,17 @@ def generate_automatic(
     size = size or (family.default_size, family.default_size)
     check_sampling(steps, min(batch_size, count), *size)
     check_mixture(1.0, softness)
-    if not (math.isfinite(early) and 0 < early < 1 < steps):
+    check_delay(delay)
+    if not 0 < delay < 1 < steps:
         raise InputError(
-            f"early is a share of at least 2 steps, between 0 and 1; it is {early} of {steps}."
+            f"Automatic regions are read between steps: delay is {delay} of {steps} steps, and "
+            "must be more than 0 of at least 2."
         )
     state.require_backbone(backbone)
     placed = placed_concepts(state, prompt, concepts)
     scale = family.guidance if guidance is None else guidance
-    whole = drawing_state(state, prompt, backbone.text)
     if len(placed) < 2:
+        whole = drawing_state(state, prompt, backbone.text)
         with knowing(backbone, whole) as vectors:
             return generate(
                 backbone, [prompt] * count, seed=seed, steps=steps, guidance=scale,
@@ -86,12 +87,19 @@ def generate_automatic(
                 as_latents=as_latents, autocast=autocast, on_progress=on_progress,
             )  # fmt: skip
     tokens = [concept.token for concept in placed]
-    places = find_pairs(
+    rest = without_mentions(prompt, tokens)
+    slots = [
+        routed_slot(backbone, state, rest, rest),
+        *(
+            routed_slot(backbone, state, _naming_only(prompt, own, placed), own.phrase)
+            for own in placed
+        ),
+    ]
+    places = noun_places(
         prompt_tokens(backbone.text.tokenize(prompt, state.vectors)),
         [(concept.token, concept.noun) for concept in placed],
+        prompt_tokens(backbone.text.tokenize(rest, state.vectors)),
     )
-    rest = routed_slot(backbone, state, prompt, without_mentions(prompt, tokens))
-    own = [routed_slot(backbone, state, prompt, concept.phrase) for concept in placed]
 
     def sampler(slots: Sequence[Slot]) -> RegionalSampler:
         unet = RegionalUnet(backbone, *encode_slots(backbone, slots, negative))
@@ -99,8 +107,8 @@ def generate_automatic(
             unet, len(slots), steps, scale, size, 1.0, softness, 2 * batch_size, autocast
         )
 
-    looks, draws = sampler([Slot(prompt, whole, rest.vectors)]), sampler([rest, *own])
-    before = min(max(1, round(early * steps)), steps - 1)
+    looks, draws = sampler(slots[:1]), sampler(slots)
+    before = max(1, delayed_steps(delay, steps))
     report = Report(steps * -(-count // draws.pictures), on_progress)
 
     def draw(noise: Tensor, _rows: slice) -> Tensor:
@@ -160,3 +168,8 @@ def placed_concepts(
             f"'embedding:{unknown[0]}' and its noun in it, or leave it out of the concepts."
         )
     return [concept for concept in named if concept.token in tokens]
+
+
+def _naming_only(prompt: str, own: Concept, placed: Sequence[Concept]) -> str:
+    """The prompt with the other concepts' plain nouns."""
+    return without_mentions(prompt, [one.token for one in placed if one.token != own.token])

@@ -66,21 +66,8 @@ class RegionalSampler:
         """How many pictures are drawn together; one even where its rows are more than the limit."""
         return max(1, self.row_limit // len(self._rows(0)))
 
-    def run(
-        self,
-        noise: Tensor,
-        masks: Sequence[Sequence[Tensor]],
-        on_step: Callable[[], None],
-        *,
-        origin: Origin | None = None,
-    ) -> Tensor:
-        """From noise, or from `origin` with this noise, to clean latents, all [B, 4, h, w] fp32;
-        `masks` of every picture's regions. The UNet must be attached.
-        """
-        return self.advance(self.begin(noise, origin), masks, on_step)
-
     def begin(self, noise: Tensor, origin: Origin | None = None) -> Underway:
-        """Before the first step from noise [B, 4, h, w], or from `origin` with this noise."""
+        """Before the first step from noise [B, 4, h, w] fp32, or from `origin` with this noise."""
         course = Course(self.unet.backbone.schedule, self.steps, noise.device, origin)
         return Underway(course, noise, course.begin(noise))
 
@@ -91,7 +78,8 @@ class RegionalSampler:
         on_step: Callable[[], None],
         steps: int | None = None,
     ) -> Tensor:
-        """Make the next `steps` steps, or all that are left; returns the latents after them.
+        """Make the next `steps` steps, or all that are left; returns the latents after them,
+        [B, 4, h, w] fp32. masks: of every picture's regions.
 
         Another sampler of as many steps may have made those before. The UNet must be attached.
         """

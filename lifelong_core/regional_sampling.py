@@ -8,13 +8,21 @@ import torch
 from torch import Tensor
 
 from .attention.regional import RegionalUnet
-from .attention.regions import ALPHA, Region, check_mixture, check_regions
+from .attention.regions import (
+    ALPHA,
+    DELAY,
+    Region,
+    check_delay,
+    check_mixture,
+    check_regions,
+    delayed_steps,
+)
 from .backbone import Backbone
 from .drawing import knowing
 from .methods import drawing_state
 from .picture_start import PictureStart
 from .regional_sampler import RegionalSampler, Report, draw_in_batches
-from .regional_slots import encode_slots, region_slots
+from .regional_slots import Slot, encode_slots, plain_slots, region_slots
 from .sampling import StepCallback, check_sampling, generate
 from .state import LifelongState
 
@@ -34,6 +42,7 @@ def generate_regions(
     steps: int = 20,
     guidance: float | None = None,
     negative: str = "",
+    delay: float = DELAY,
     alpha: float = ALPHA,
     softness: float = 0.0,
     size: tuple[int, int] | None = None,
@@ -48,6 +57,11 @@ def generate_regions(
     state: one that knows all concepts, or one for each region. A region is drawn with the adapter
     of its concept's own lesson (`methods.placed_state`). The rest is drawn with those of concepts
     that `prompt` names and no region does, else by the base model; so it is with several states.
+
+    For the share `delay` of the steps nothing that was learned is there yet: the base model lays
+    the regions out, told their concepts' plain nouns (delayed subject conditioning, FastComposer,
+    Xiao et al. 2024). Lessons show one thing in a picture; without delay their concepts come so,
+    too: a single large one, that regions cut.
 
     A step runs the model on U + 2 rows per picture: without prompt, with all regions, and with
     each region alone. Their outputs are aggregated by the corrected Eq 5 with `alpha`; at 1 the
@@ -68,6 +82,7 @@ def generate_regions(
     if start:
         start.check(count, size)
     check_mixture(alpha, softness)
+    check_delay(delay)
     scale = family.guidance if guidance is None else guidance
     if not regions:
         known = None
@@ -82,25 +97,30 @@ def generate_regions(
             )  # fmt: skip
     check_regions(regions, size)
     slots = region_slots(backbone, state, prompt, regions)
-    unet = RegionalUnet(backbone, *encode_slots(backbone, slots, negative))
-    sampler = RegionalSampler(
-        unet, len(slots), steps, scale, size, alpha, softness, row_limit, autocast
-    )
+
+    def sampler_of(slots: Sequence[Slot]) -> RegionalSampler:
+        unet = RegionalUnet(backbone, *encode_slots(backbone, slots, negative))
+        return RegionalSampler(
+            unet, len(slots), steps, scale, size, alpha, softness, row_limit, autocast
+        )
+
+    before = delayed_steps(delay, steps)
+    plain = sampler_of(plain_slots(slots)) if before else None
+    sampler = sampler_of(slots)
     masks = [region.mask.to(backbone.device) for region in regions]
     report = Report(steps * -(-count // sampler.pictures), on_progress)
     origins = start.encode(backbone, count) if start else None
 
     def draw(noise: Tensor, rows: slice) -> Tensor:
-        origin = origins[rows] if origins else None
-        return sampler.run(noise, [masks] * len(noise), report, origin=origin)
+        pictures = sampler.begin(noise, origins[rows] if origins else None)
+        each = [masks] * len(noise)
+        if plain is not None:
+            with plain.unet.attached():
+                plain.advance(pictures, each, report, before)
+        with sampler.unet.attached():
+            return sampler.advance(pictures, each, report)
 
-    with unet.attached():
-        return draw_in_batches(
-            backbone,
-            draw,
-            seed=seed,
-            count=count,
-            batch=sampler.pictures,
-            size=size,
-            as_latents=as_latents,
-        )
+    return draw_in_batches(
+        backbone, draw, seed=seed, count=count, batch=sampler.pictures, size=size,
+        as_latents=as_latents,
+    )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .adapters import Adapter
 from .adapters.frozen import frozen_adapter
@@ -64,6 +64,16 @@ def routed_slot(backbone: Backbone, state: LifelongState | None, prompt: str, ro
         return Slot(prompt, None, {})
     state.require_backbone(backbone)
     return Slot(prompt, placed_state(state, routing), state.vectors)
+
+
+def plain_slots(slots: Sequence[Slot]) -> list[Slot]:
+    """The same slots before what was learned comes in: regions are drawn by the base model, told
+    the plain nouns of their concepts, and so is the whole picture of what regions name."""
+    named = [token for own in slots[1:] for token in own.vectors if mentions(own.prompt, token)]
+    return [
+        replace(slots[0], prompt=without_mentions(slots[0].prompt, named)),
+        *(Slot(without_mentions(own.prompt, list(own.vectors)), None, {}) for own in slots[1:]),
+    ]
 
 
 def _named(state: LifelongState | None, prompts: Sequence[str]) -> list[str]:

@@ -8,7 +8,9 @@ from comfy_api.latest import io
 
 from ..lifelong_core.attention.regions import (
     ALPHA,
+    DELAY,
     MOST_SOFTNESS,
+    check_delay,
     check_mixture,
     check_regions,
 )
@@ -17,8 +19,8 @@ from ..lifelong_core.state import LifelongState
 from .ksampler import check_latent, sample, sampler_inputs
 from .region_picture import region_picture
 from .regional_concept import PlacedRegion
-from .regional_prompts import knowing, read_regions
-from .regional_sampling import add_regions
+from .regional_prompts import knowing, read_regions, without_concepts
+from .regional_sampling import Delay, add_regions
 from .types import LifelongStateType, RegionsType
 
 
@@ -62,7 +64,8 @@ class ContextControllableSampler(io.ComfyNode):
                 RegionsType.Input("regions", tooltip="From Regional Concept."),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="What the whole picture shows: the scene, drawn outside the regions "
+                    tooltip="What the whole picture shows, with the plain nouns of what is in the "
+                    "regions: a photo of a dog and a cat on the beach. Drawn outside the regions "
                     "by the base model.",
                 ),
                 io.Conditioning.Input("negative", tooltip="What is not to be in the picture."),
@@ -84,6 +87,16 @@ class ContextControllableSampler(io.ComfyNode):
                     max=MOST_SOFTNESS,
                     step=0.01,
                     tooltip="How far the regions' edges are blurred, as a share of the picture.",
+                ),
+                io.Float.Input(
+                    "delay",
+                    default=DELAY,
+                    min=0.0,
+                    max=0.95,
+                    step=0.05,
+                    tooltip="The share of the steps before what was learned comes in: until then "
+                    "the base model lays the picture out by the concepts' plain nouns. Higher "
+                    "when things come as one, lower when looks are weak.",
                 ),
             ],
             outputs=[
@@ -112,16 +125,22 @@ class ContextControllableSampler(io.ComfyNode):
         denoise: float,
         alpha: float,
         softness: float,
+        delay: float,
     ) -> io.NodeOutput:
         check_latent(latent_image)
         check_mixture(alpha, softness)
+        check_delay(delay)
         height, width = (DOWNSCALE * side for side in latent_image["samples"].shape[-2:])
         placed = [region.in_picture((height, width)) for region in regions]
         check_regions(placed, (height, width))
         model, reader = knowing(model, clip, state)
         prompts = read_regions(reader, state, placed, softness)
+        plain = without_concepts(state, placed)
+        before = None
+        if any(one.prompt != own.prompt for one, own in zip(plain, placed, strict=True)):
+            before = Delay(read_regions(reader, state, plain, softness), delay)
         latent = sample(
-            add_regions(model, prompts, alpha),
+            add_regions(model, prompts, alpha, before),
             seed,
             steps,
             cfg,

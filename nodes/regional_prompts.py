@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import comfy.sd
@@ -17,6 +18,7 @@ from ..lifelong_core.attention.layers import context_blocks
 from ..lifelong_core.attention.regions import Region
 from ..lifelong_core.backbone.context_layers import QUERY, family_context_layers
 from ..lifelong_core.backbone.keys import unet_diffusers_to_ldm
+from ..lifelong_core.concepts import without_mentions
 from ..lifelong_core.errors import InputError
 from ..lifelong_core.methods import placed_state
 from ..lifelong_core.prompts.syntax import IDENTIFIER
@@ -71,6 +73,12 @@ def read_regions(
         blocks=_blocks(state.family),
         changes=changes,
     )
+
+
+def without_concepts(state: LifelongState, regions: Sequence[Region]) -> list[Region]:
+    """The regions with their concepts' plain nouns."""
+    tokens = [concept.token for concept in state.concepts]
+    return [replace(one, prompt=without_mentions(one.prompt, tokens)) for one in regions]
 
 
 def _routed(clip: Any, state: LifelongState, prompt: str) -> LifelongState | None:

@@ -7,6 +7,7 @@ nothing is left behind, whatever ends the run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,8 +16,9 @@ import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
-from ..lifelong_core.attention.regions import aggregate_noise
+from ..lifelong_core.attention.regions import aggregate_noise, delayed_steps
 from .regional_attention import Area, Plan, RegionalAttention, RegionalPrompts
+from .sampler_steps import SAME
 
 KEY = "lifelong_regions"
 
@@ -24,10 +26,20 @@ Conds = Sequence[dict[str, Any]]
 """A list of conditionings, as ComfyUI's guiders keep them under a name."""
 
 
-def add_regions(model: Any, prompts: RegionalPrompts, alpha: float) -> Any:
+@dataclass(frozen=True)
+class Delay:
+    """prompts: of the same regions before what was learned comes in, for `share` of the steps."""
+
+    prompts: RegionalPrompts
+    share: float
+
+
+def add_regions(
+    model: Any, prompts: RegionalPrompts, alpha: float, delay: Delay | None = None
+) -> Any:
     """A clone of MODEL whose samplers draw the regions; alpha: see `aggregate_noise`."""
     regional = model.clone()
-    sampling = RegionalSampling(prompts, alpha)
+    sampling = RegionalSampling(prompts, alpha, delay)
     regional.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sampling)
     return regional
 
@@ -35,29 +47,68 @@ def add_regions(model: Any, prompts: RegionalPrompts, alpha: float) -> Any:
 class RegionalSampling:
     """An OUTER_SAMPLE wrapper: gives the sampler's run its regions."""
 
-    def __init__(self, prompts: RegionalPrompts, alpha: float) -> None:
+    def __init__(self, prompts: RegionalPrompts, alpha: float, delay: Delay | None) -> None:
         self.prompts = prompts
         self.alpha = alpha
+        self.delay = delay
 
     def __call__(self, executor: Any, *args: Any, **options: Any) -> Tensor:
-        guider = executor.class_obj
+        guider, sigmas = executor.class_obj, args[3]
+        place = _place(guider.model_patcher)
+        learned, before = _Stage(KEY, self.prompts.to(*place)), None
+        if self.delay is not None and len(sigmas) > 1:
+            first = float(sigmas[delayed_steps(self.delay.share, len(sigmas) - 1)])
+            before = _Before(
+                _Stage(f"{KEY}_delay", self.delay.prompts.to(*place)), first * (1 + SAME)
+            )
         # Both are this run's own. The wrapper lies inside those that others add when a run begins,
         # such as guidance, whose own passes are of single prompts.
-        run = _Run(self.prompts.to(*_place(guider.model_patcher)), self.alpha)
+        run = _Run(learned, before, self.alpha)
         add_wrapper_with_key(
             WrappersMP.PREDICT_NOISE, KEY, run, guider.model_options, is_model_options=True
         )
-        guider.conds |= _region_conds(guider.conds["positive"], self.prompts.pooled)
+        for stage in (learned, *([before.stage] if before else [])):
+            guider.conds |= stage.conds(guider.conds["positive"])
         return executor(*args, **options)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """A part of a run with these regions; `kept` as in `RegionalAttention`."""
+
+    key: str
+    prompts: RegionalPrompts
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+    def name(self, region: int) -> str:
+        """A guider's name for the conditionings of a region's own rows."""
+        return f"{self.key}_{region}"
+
+    def conds(self, positive: Conds) -> dict[str, Conds]:
+        """The positive conditionings once more for every region, told of its prompt as a whole."""
+        return {
+            self.name(region): [
+                {**cond, **({} if told is None else {"pooled_output": told})} for cond in positive
+            ]
+            for region, told in enumerate(self.prompts.pooled)
+        }
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What a run does at noise levels above `sigma`."""
+
+    stage: _Stage
+    sigma: float
 
 
 class _Run:
     """A PREDICT_NOISE wrapper: the sampler's own call for noise has the regions."""
 
-    def __init__(self, prompts: RegionalPrompts, alpha: float) -> None:
-        self.prompts = prompts
+    def __init__(self, learned: _Stage, before: _Before | None, alpha: float) -> None:
+        self.learned = learned
+        self.before = before
         self.alpha = alpha
-        self.kept: dict[str, Tensor] = {}
 
     def __call__(
         self,
@@ -67,12 +118,14 @@ class _Run:
         model_options: dict[str, Any],
         seed: int | None = None,
     ) -> Tensor:
-        conds = executor.class_obj.conds
+        before = self.before
+        early = before is not None and float(timestep.max()) > before.sigma
+        stage = before.stage if before and early else self.learned
         options = comfy.model_patcher.create_model_options_clone(model_options)
         add_wrapper_with_key(
             WrappersMP.CALC_COND_BATCH,
             KEY,
-            partial(self._predict, conds),
+            partial(self._predict, stage, executor.class_obj.conds),
             options,
             is_model_options=True,
         )
@@ -80,6 +133,7 @@ class _Run:
 
     def _predict(
         self,
+        stage: _Stage,
         known: Mapping[str, Conds],
         executor: Any,
         model: Any,
@@ -97,7 +151,7 @@ class _Run:
         count, positive = len(conds), _index_of(known["positive"], conds)
         if positive is None:
             return executor(model, conds, x, timestep, model_options)
-        every, size = range(len(self.prompts.masks)), (x.shape[-2], x.shape[-1])
+        every, size = range(len(stage.prompts.masks)), (x.shape[-2], x.shape[-1])
         # One region alone is the whole; with alpha 1 the whole is all that counts.
         alone = every if len(every) > 1 and self.alpha < 1.0 else ()
         plan = Plan(
@@ -110,15 +164,15 @@ class _Run:
         )
         options = comfy.model_patcher.create_model_options_clone(model_options)
         # Hooks change weights within a run.
-        kept = {} if any(cond.get("hooks") for cond in known["positive"]) else self.kept
-        attention = RegionalAttention(self.prompts, plan, kept)
+        kept = {} if any(cond.get("hooks") for cond in known["positive"]) else stage.kept
+        attention = RegionalAttention(stage.prompts, plan, kept)
         add_wrapper_with_key(
             WrappersMP.DIFFUSION_MODEL, KEY, attention, options, is_model_options=True
         )
-        own = [known[_name(region)] for region in alone]
+        own = [known[stage.name(region)] for region in alone]
         found = executor(model, [*conds, *own], x, timestep, options)
         if alone:
-            covered, regional = self.prompts.covered(size, size), torch.stack(found[count:])
+            covered, regional = stage.prompts.covered(size, size), torch.stack(found[count:])
             found[positive] = aggregate_noise(found[positive], regional, covered, self.alpha)
         return found[:count]
 
@@ -126,21 +180,6 @@ class _Run:
 def _place(patcher: Any) -> tuple[torch.device, torch.dtype]:
     """Where a MODEL runs, and in what number format."""
     return patcher.load_device, patcher.model.get_dtype_inference()
-
-
-def _name(region: int) -> str:
-    """A guider's name for the conditionings of a region's own rows."""
-    return f"{KEY}_{region}"
-
-
-def _region_conds(positive: Conds, pooled: Sequence[Tensor | None]) -> dict[str, Conds]:
-    """The positive conditionings once more for every region, told of its prompt as a whole."""
-    return {
-        _name(region): [
-            {**cond, **({} if told is None else {"pooled_output": told})} for cond in positive
-        ]
-        for region, told in enumerate(pooled)
-    }
 
 
 def _index_of(positive: Conds, conds: Sequence[Conds | None]) -> int | None:

@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 ALPHA = 0.1
 """Share of the whole picture's noise inside the regions (CIDM, Eq 5)."""
+DELAY = 0.3
+"""Share of the steps before what was learned comes in: the base model knows how several things
+stand in one picture, which no lesson's pictures of a single thing show."""
 MOST_SOFTNESS = 0.5
 STRETCH = 1.1
 """Ratio of a mask's proportions to the picture's from which stretching it is worth a warning."""
@@ -109,6 +112,17 @@ def check_mixture(alpha: float, softness: float) -> None:
         raise InputError(
             f"softness is a share of the picture from 0 to {MOST_SOFTNESS}; it is {softness}."
         )
+
+
+def check_delay(delay: float) -> None:
+    """Raise InputError unless it is a share of the steps that leaves some."""
+    if not (math.isfinite(delay) and 0 <= delay < 1):
+        raise InputError(f"delay is a share of the steps from 0 to less than 1; it is {delay}.")
+
+
+def delayed_steps(delay: float, steps: int) -> int:
+    """How many of all `steps` come before what was learned; at least one is left."""
+    return min(round(delay * steps), steps - 1)
 
 
 def cover(masks: Sequence[Tensor], size: tuple[int, int], softness: float = 0.0) -> Tensor:

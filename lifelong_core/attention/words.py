@@ -80,6 +80,25 @@ def find_pairs(tokens: Sequence[PromptToken], pairs: Sequence[Pair]) -> PromptPl
     return PromptPlaces(tuple(found), len(tokens))
 
 
+def noun_places(
+    tokens: Sequence[PromptToken], pairs: Sequence[Pair], plain: Sequence[PromptToken]
+) -> PromptPlaces:
+    """Where the pairs' nouns are in `plain`: the same prompt without the concepts' vectors.
+
+    Raises InputError as `find_pairs` does.
+    """
+    found = find_pairs(tokens, pairs)
+    before, after = (
+        [(at, item) for at, item in enumerate(given) if _is_content(item)]
+        for given in (tokens, plain)
+    )
+    nouns = [
+        _text_places(after, noun)[_text_places(before, noun).index(places.noun)]
+        for (_, noun), places in zip(pairs, found.pairs, strict=True)
+    ]
+    return PromptPlaces(tuple(WordPlaces((), noun) for noun in nouns), len(plain))
+
+
 def _is_content(item: PromptToken) -> bool:
     return item is not None and item not in (BOS, EOS)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -85,29 +84,34 @@ def test_concepts_whose_maps_say_nothing_still_have_cells_of_their_own(second: T
     assert (masks.sum((1, 2)) >= 5).all() and masks.sum(0).max() == 1
 
 
-def test_each_adapter_acts_inside_its_mask_only(
+def test_each_concept_is_drawn_inside_its_mask_after_the_delay(
     backbone: Backbone, state: LifelongState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As two regions with the whole prompt and one concept's adapter each."""
-
-    def alone(phrase: str) -> LifelongState:
-        own = route(state, phrase)
-        settings = {**own.records[-1].settings, "method": "lora"}
-        return replace(own, records=[replace(one, settings=settings) for one in own.records])
-
+    """As in given regions, each with a prompt that names its own concept and the other's noun."""
     left, right = box_mask(0, 0, 0.5, 0.8, (8, 8)), box_mask(0.5, 0, 1, 1, (8, 8))
-    monkeypatch.setattr(automatic_sampling, "early_masks", lambda *_: [[left, right]])
-    drawn = _draw(backbone, state)
+    early = automatic_sampling.early_masks
+
+    def given(*masks: Tensor) -> None:
+        def found(*told: Any) -> list[list[Tensor]]:
+            early(*told)
+            return [list(masks)]
+
+        monkeypatch.setattr(automatic_sampling, "early_masks", found)
+
+    given(left, right)
+    drawn = _draw(backbone, state, delay=0.5)
+    regions = [
+        Region("embedding:thing_1 dog and  cat on the beach", left),
+        Region(" dog and embedding:thing_2 cat on the beach", right),
+    ]
+    plain = " dog and  cat on the beach"
     wanted = generate_regions(
-        backbone,
-        [alone("embedding:thing_1 dog"), alone("embedding:thing_2 cat")],
-        BOTH,
-        [Region(BOTH, left), Region(BOTH, right)],
-        seed=3, steps=4, size=(64, 64), as_latents=True, alpha=1.0,
+        backbone, state, plain, regions,
+        seed=3, steps=4, size=(64, 64), as_latents=True, alpha=1.0, delay=0.5,
     )  # fmt: skip
     assert torch.allclose(drawn, wanted, atol=ALIKE)
-    monkeypatch.setattr(automatic_sampling, "early_masks", lambda *_: [[right, left]])
-    assert (drawn - _draw(backbone, state)).abs().max() > 100 * ALIKE
+    given(right, left)
+    assert (drawn - _draw(backbone, state, delay=0.5)).abs().max() > 100 * ALIKE
 
 
 def test_it_costs_half_a_pass_more_than_plain_sampling(
@@ -120,28 +124,6 @@ def test_it_costs_half_a_pass_more_than_plain_sampling(
     assert steps == [(n + 1, 8) for n in range(8)]
     assert first.isfinite().all()
     assert torch.equal(first, _draw(backbone, state, steps=8))
-
-
-def test_one_adapter_everywhere_is_plain_sampling(
-    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The steps with regions go on where the early ones stopped, solver and all."""
-    known = example_state(backbone, 2)
-    state = replace(known, records=[replace(one, adapter={}) for one in known.records])
-    halves = [box_mask(0, 0, 0.5, 1, (8, 8)), box_mask(0.5, 0, 1, 1, (8, 8))]
-    early = automatic_sampling.early_masks
-
-    def everywhere(*given: Any) -> list[list[Tensor]]:
-        early(*given)
-        return [halves]
-
-    monkeypatch.setattr(automatic_sampling, "early_masks", everywhere)
-    drawn = _draw(backbone, state, steps=8)
-    with knowing(backbone, state) as vectors:
-        plain = generate(
-            backbone, [BOTH], seed=3, steps=8, size=(64, 64), as_latents=True, vectors=vectors
-        )
-    assert torch.allclose(drawn, plain, atol=ALIKE)
 
 
 def test_pictures_have_masks_of_their_own(
@@ -179,7 +161,9 @@ def test_what_cannot_be_drawn_is_refused(backbone: Backbone, state: LifelongStat
     assert [one.token for one in placed_concepts(state, BOTH, ["thing_2"])] == ["thing_2"]
     with pytest.raises(InputError, match="noun 'cat'"):
         _draw(backbone, state, "embedding:thing_1 dog and embedding:thing_2")
-    with pytest.raises(InputError, match="early"):
-        _draw(backbone, state, early=1.0)
+    with pytest.raises(InputError, match="delay"):
+        _draw(backbone, state, delay=1.0)
+    with pytest.raises(InputError, match="more than 0"):
+        _draw(backbone, state, delay=0.0)
     with pytest.raises(InputError, match="softness"):
         _draw(backbone, state, softness=2.0)

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from lifelong_core.adapters import AdapterSpec
-from lifelong_core.attention.regions import Region, box_mask
+from lifelong_core.attention.regions import Region, box_mask, delayed_steps
 from lifelong_core.backbone import Backbone, random_backbone
 from lifelong_core.consolidation.routing import route
 from lifelong_core.drawing import knowing
 from lifelong_core.errors import InputError, StateError
 from lifelong_core.picture_start import PictureStart
+from lifelong_core.regional_sampler import RegionalSampler, Underway
 from lifelong_core.regional_sampling import generate_regions
-from lifelong_core.regional_slots import encode_slots, region_slots
+from lifelong_core.regional_slots import encode_slots, plain_slots, region_slots
 from lifelong_core.sampling import generate
 from lifelong_core.state import LifelongState
 from tests.consolidation.conftest import example_state
@@ -58,7 +59,7 @@ def counted(backbone: Backbone) -> Iterator[list[int]]:
 
 
 def _draw(backbone: Backbone, state: Any, regions: list[Region], **options: Any) -> Tensor:
-    settings = {"seed": 3, "steps": 2, "size": (64, 64), "as_latents": True}
+    settings = {"seed": 3, "steps": 2, "size": (64, 64), "as_latents": True, "delay": 0.0}
     prompt = options.pop("prompt", BOTH)
     return generate_regions(backbone, state, prompt, regions, **{**settings, **options})
 
@@ -170,6 +171,63 @@ def test_the_rest_is_not_drawn_with_what_regions_name(
     assert rest.state is None and list(rest.vectors) == ["thing_1", "thing_2"]
 
 
+NOUNS = [Region("a photo of  dog", LEFT), Region("a photo of  cat", RIGHT)]
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
+def test_the_base_model_lays_out_before_what_was_learned_comes_in(
+    backbone: Backbone, state: LifelongState, alpha: float
+) -> None:
+    """Up to the end it would be the base model's picture; the learned part goes on from there."""
+    given: list[tuple[int, int, Tensor]] = []
+    advance = RegionalSampler.advance
+
+    def noted(self: RegionalSampler, pictures: Underway, *rest: Any) -> Tensor:
+        begun = pictures.done
+        latents = advance(self, pictures, *rest)
+        given.append((begun, pictures.done, latents.clone()))
+        return latents
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RegionalSampler, "advance", noted)
+        delayed = _draw(backbone, state, HALVES, steps=4, delay=0.5, alpha=alpha, count=2)
+        assert [ends[:2] for ends in given] == [(0, 2), (2, 4)]
+        plain = " dog and  cat on the beach"
+        _draw(backbone, None, NOUNS, prompt=plain, steps=4, delay=0.5, alpha=alpha, count=2)
+        _draw(backbone, state, HALVES, steps=4, alpha=alpha, count=2)
+    assert torch.equal(given[0][2], given[2][2]), "the nouns, by the base model"
+    assert torch.equal(delayed, given[1][2])
+    at_once = given[-1][2]
+    assert (delayed - at_once).abs().amax((1, 2, 3)).min() > 100 * ALIKE
+    assert (delayed - given[3][2]).abs().amax((1, 2, 3)).min() > 100 * ALIKE
+
+
+def test_without_concepts_delay_changes_nothing(backbone: Backbone) -> None:
+    drawn = _draw(backbone, None, NOUNS, prompt="a beach", steps=4)
+    delayed = _draw(backbone, None, NOUNS, prompt="a beach", steps=4, delay=0.5)
+    assert torch.equal(drawn, delayed)
+
+
+def test_a_concept_outside_all_regions_is_there_from_the_first_step(
+    backbone: Backbone, state: LifelongState
+) -> None:
+    slots = plain_slots(region_slots(backbone, state, BOTH, HALVES[:1]))
+    assert [slot.prompt for slot in slots] == [
+        " dog and embedding:thing_2 cat on the beach",
+        "a photo of  dog",
+    ]
+    second = route(state, SECOND)
+    assert slots[0].state is not None and slots[1].state is None
+    assert all(
+        torch.equal(slots[0].state.adapter[key], second.adapter[key]) for key in second.adapter
+    )
+
+
+@pytest.mark.parametrize(("delay", "steps", "before"), [(0.0, 9, 0), (0.3, 20, 6), (0.99, 4, 3)])
+def test_some_steps_are_left_for_what_was_learned(delay: float, steps: int, before: int) -> None:
+    assert delayed_steps(delay, steps) == before
+
+
 def test_a_prompt_that_slots_share_is_encoded_once(
     backbone: Backbone, state: LifelongState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +313,8 @@ def test_what_cannot_be_drawn_is_refused_before_any_work(
         (StateError, "fingerprint", lambda: _draw(other, state, HALVES)),
         (InputError, "alpha", lambda: _draw(backbone, state, HALVES, alpha=2.0)),
         (InputError, "softness", lambda: _draw(backbone, state, HALVES, softness=-1.0)),
+        (InputError, "delay", lambda: _draw(backbone, state, HALVES, delay=1.0)),
+        (InputError, "delay", lambda: _draw(backbone, state, HALVES, delay=float("nan"))),
         (InputError, "at least 1", lambda: _draw(backbone, state, HALVES, row_limit=0)),
         (InputError, "at least 1", lambda: _draw(backbone, state, HALVES, count=0)),
         (InputError, "multiples", lambda: _draw(backbone, state, HALVES, size=(60, 64))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lifelong_core.attention import PromptPlaces, WordPlaces, find_pairs, prompt_tokens
-from lifelong_core.attention.words import PromptToken
+from lifelong_core.attention.words import PromptToken, noun_places
 from lifelong_core.errors import InputError
 from lifelong_core.prompts import tokenizer
 from lifelong_core.prompts.tokens import tokenize
@@ -38,6 +38,19 @@ def test_two_concepts_of_one_noun_have_a_noun_each() -> None:
     tokens = _tokens("embedding:v-dog-1 dog and embedding:dog2 dog")
     found = find_pairs(tokens, [("dog2", "dog"), ("v-dog-1", "dog")])
     assert found.pairs == (WordPlaces((4,), (5,)), WordPlaces((1,), (2,)))
+
+
+def test_nouns_are_found_again_where_their_concepts_are_left_out() -> None:
+    named = _tokens(
+        "a dog house, embedding:v-cat-2 cat, embedding:v-dog-1 dog and embedding:dog2 dog"
+    )
+    pairs = [("dog2", "dog"), ("v-cat-2", "cat"), ("v-dog-1", "dog")]
+    plain = _tokens("a dog house,  cat,  dog and  dog")
+    #        0 BOS, 1 a, 2 dog, 3 house, 4 ",", 5 cat, 6 ",", 7 dog, 8 and, 9 dog
+    found = noun_places(named, pairs, plain)
+    assert found == PromptPlaces(
+        (WordPlaces((), (9,)), WordPlaces((), (5,)), WordPlaces((), (7,))), 77
+    )
 
 
 def test_a_repeated_colour_goes_round() -> None:

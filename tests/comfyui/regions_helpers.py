@@ -86,7 +86,7 @@ def both(regions: Any, **values: Any) -> tuple[torch.Tensor, torch.Tensor]:
         "model": model, "clip": clip, "state": two_toys(), "regions": regions,
         "positive": scene(), "negative": negative(), "latent_image": small(), "seed": 1,
         "steps": 3, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0,
-        "alpha": 0.1, "softness": 0.0,
+        "alpha": 0.1, "softness": 0.0, "delay": 0.0,
     }  # fmt: skip
     with torch.inference_mode():
         latents, picture = node.execute(**{**usual, **values}).result

@@ -65,7 +65,8 @@ def check_steps_are_one_batch_of_two_more_rows_than_regions() -> None:
 
 
 def check_noise_is_that_of_the_library() -> None:
-    """On a diffusers copy of the weights, from the latents that ComfyUI's sampler had."""
+    """On a diffusers copy of the weights, from the latents that ComfyUI's sampler had: of the
+    nouns in the first of two steps, of the concepts in the second."""
     regional = pack("lifelong_core.attention.regional")
     slots = pack("lifelong_core.regional_slots")
     layouts = pack("lifelong_core.attention.layout")
@@ -75,14 +76,15 @@ def check_noise_is_that_of_the_library() -> None:
     for targets, softness in ((KEY_VALUE, 0.0), (TARGETS, 0.1)):
         state = two_toys(targets)
         with noted() as seen:
-            drawn(third, state=state, softness=softness, latent_image=small(2), steps=2)
+            drawn(third, state=state, softness=softness, latent_image=small(2), steps=2, delay=0.5)
         with torch.inference_mode(False), backbone(*base()) as copy:
             placed = [one.in_picture((64, 64)) for one in third]
             masks = [one.mask for one in placed]
-            made = slots.encode_slots(
-                copy, slots.region_slots(copy, state, SCENE, placed), "blurred"
-            )
-            unet = regional.RegionalUnet(copy, *made)
+            learned = slots.region_slots(copy, state, SCENE, placed)
+            units = [
+                regional.RegionalUnet(copy, *slots.encode_slots(copy, own, "blurred"))
+                for own in (slots.plain_slots(learned), learned)
+            ]
             rows = [
                 row
                 for picture in range(2)
@@ -94,7 +96,7 @@ def check_noise_is_that_of_the_library() -> None:
             ]
             device = torch.device("cpu")
             layout = layouts.Layout(rows, [masks, masks], (8, 8), softness, device)
-            for x, sigma, denoised in seen:
+            for unet, (x, sigma, denoised) in zip(units, seen, strict=True):
                 t = sampling.timestep(torch.tensor(sigma))
                 z = x / (sigma**2 + 1) ** 0.5
                 with torch.no_grad(), unet.attached():
@@ -106,6 +108,28 @@ def check_noise_is_that_of_the_library() -> None:
                 expected = sampling.calculate_denoised(torch.tensor([sigma]), output, x)
                 assert distance(x - denoised, x - expected) < 1e-3, targets
                 assert distance(denoised, expected) < 1e-3, targets
+
+
+def check_the_delay_is_over_at_its_step_with_every_kind_of_sampler() -> None:
+    """Its calls above that step's noise level are those of the regions' nouns."""
+    nouns = region("a photo of  cat on the grass", 0.5, 0.0, 1.0, 1.0,
+                   before=region("a photo of  dog", 0.0, 0.0, 0.5, 1.0))  # fmt: skip
+    for sampler in ("euler", "heun", "dpmpp_2m_sde", "dpm_fast"):
+        runs = []
+        for regions, delay in ((halves(), 0.5), (nouns, 0.5), (halves(), 0.0)):
+            with noted() as seen:
+                drawn(regions, steps=4, delay=delay, sampler_name=sampler)
+            runs.append(seen)
+        late = [sigma for _, sigma, _ in runs[0]]
+        same = [torch.equal(one[2], other[2]) for one, other in zip(*runs[:2], strict=True)]
+        assert same[0] and not same[-1], (sampler, same)
+        assert same == sorted(same, reverse=True), (sampler, late, same)
+        assert distance(runs[0][-1][2], runs[2][-1][2]) > 1e-4, sampler
+
+
+def check_without_concepts_the_delay_changes_no_bit() -> None:
+    lawn = region("a lawn", 0.0, 0.5, 1.0, 1.0)
+    assert torch.equal(drawn(lawn, delay=0.6), drawn(lawn))
 
 
 def check_alpha_and_softness_count() -> None:
