@@ -12,6 +12,7 @@ from torch import Tensor
 from benchmarks.guidance import METHODS
 from benchmarks.region_groups import PLACES, Row
 from lifelong_core.attention import AttentionGuidance
+from lifelong_core.attention.regions import DELAY
 from lifelong_core.automatic_sampling import generate_automatic
 from lifelong_core.backbone import Backbone
 from lifelong_core.drawing import knowing
@@ -27,7 +28,7 @@ from lifelong_core.training.precision import autocast_dtype
 from lifelong_core.world.judge import Judge, Observation
 from lifelong_core.world.wearing import Wanted, verdict
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised when a change of code changes pictures or verdicts: finished cells then count anew."""
 QUESTIONS = ("named", "unswapped", "right", "placed")
 SHOWN = 6
@@ -94,10 +95,20 @@ def _from_sentence(
 
 def drawn_in_regions(studio: Studio, row: Row, place: str) -> Tensor:
     """Each character in its strip."""
+    return _in_regions(studio, row, place, DELAY)
+
+
+def drawn_at_once(studio: Studio, row: Row, place: str) -> Tensor:
+    """The same with what was learned from the first step on."""
+    return _in_regions(studio, row, place, 0.0)
+
+
+def _in_regions(studio: Studio, row: Row, place: str, delay: float) -> Tensor:
     return generate_regions(
         studio.backbone, studio.state, row.prompt(place, []), row.regions(place),
         seed=studio.noise(row, place), count=studio.pictures, steps=studio.steps,
         guidance=studio.guidance, row_limit=2 * studio.batch, autocast=studio.autocast,
+        delay=delay,
     )  # fmt: skip
 
 
@@ -114,6 +125,7 @@ WAYS: Mapping[str, Way] = {
     "plain": drawn_plainly,
     "caa_oaa": drawn_guided,
     "regions": drawn_in_regions,
+    "regions_at_once": drawn_at_once,
     "automatic": drawn_automatically,
 }
 

@@ -41,6 +41,8 @@ from lifelong_core.world.streams import Character, toys10
 
 PAIRS, TRIPLES, PICTURES, STEPS = 10, 5, 1, 25
 WORK = CACHE / "regions"
+BESIDE = ("plain", "caa_oaa", "regions_at_once", "ceiling")
+"""Ways whose shares stand beside those that the requirements name."""
 LAYERWISE = "layerwise_minus_single_ia"
 Answers = Mapping[tuple[str, str, str], Mapping[str, Sequence[bool]]]
 """Kind, row and way (or "ceiling") -> question -> one answer per picture."""
@@ -137,7 +139,7 @@ def summarised(found: Answers, seed: int) -> dict[str, Any]:
     }
     keys: dict[str, Any] = {}
     for key, (kind, way, question) in asked.items():
-        for name, shown in (("", way), *((f"_{w}", w) for w in ("plain", "caa_oaa", "ceiling"))):
+        for name, shown in (("", way), *((f"_{w}", w) for w in BESIDE)):
             if kind in tables:
                 keys[f"{key}{name}"] = tables[kind][shown][question][0]
     return keys | tables

@@ -26,6 +26,9 @@ ANCHORS = 0.02
 """Share of the cells that every concept has in any case."""
 BACKGROUND = 0.4
 """Cells where all concepts' maps are below this share of their highest value have no concept."""
+GROWN = 0.3
+"""How far regions grow from those cells, as a share of the picture's shorter side: an object as the
+base model draws it has no place yet for the hat that a concept wears."""
 SMOOTHED = 3
 """Cells, along each side, that a map is averaged over: edges of the background are thin."""
 
@@ -51,7 +54,7 @@ class Sight:
         seen = fold(torch.stack(self.maps).mean(0), [places.length] * rows)
         words = word_maps(seen, size, [places] * rows)
         return [
-            list(assign(_scaled(nouns) + _scaled(concepts)))
+            list(grown(assign(_scaled(nouns) + _scaled(concepts)), round(GROWN * min(size))))
             for nouns, concepts in zip(words.nouns, words.concepts, strict=True)
         ]
 
@@ -77,6 +80,29 @@ def assign(maps: Tensor) -> Tensor:
     for concept, cells in enumerate(_anchors(scaled)):
         chosen[cells] = concept
     return F.one_hot(chosen, len(maps) + 1).T[:-1].float().unflatten(1, maps.shape[1:])
+
+
+def grown(masks: Tensor, reach: float) -> Tensor:
+    """Masks [K, h, w] of 0 and 1, no cell in two, and the free cells that are at most `reach`
+    cells away: each in the nearest mask, in one of them where several are as near."""
+    distances, owner = _squared_distances(masks).min(0)
+    chosen = owner.masked_fill(distances > reach**2, len(masks))
+    return F.one_hot(chosen, len(masks) + 1).to(masks).movedim(-1, 0)[:-1]
+
+
+def _squared_distances(masks: Tensor) -> Tensor:
+    """From every cell to the nearest of each mask [K, h, w], in cells; first along its row."""
+    height, width = masks.shape[1:]
+    rows, columns = _squared_steps(height).to(masks), _squared_steps(width).to(masks)
+    far = torch.full_like(masks, height**2 + width**2).masked_fill(masks > 0, 0)
+    along = (columns + far[:, :, None]).amin(-1)
+    return (rows[:, :, None] + along[:, None]).amin(2)
+
+
+def _squared_steps(count: int) -> Tensor:
+    """Between each two of so many cells in a line."""
+    at = torch.arange(count)
+    return (at[:, None] - at) ** 2
 
 
 def _scaled(maps: Tensor) -> Tensor:

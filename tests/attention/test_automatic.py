@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lifelong_core import automatic_sampling
-from lifelong_core.attention.automatic import BACKGROUND, assign
+from lifelong_core.attention.automatic import BACKGROUND, assign, grown
 from lifelong_core.attention.regions import Region, box_mask
 from lifelong_core.automatic_sampling import generate_automatic, placed_concepts
 from lifelong_core.backbone import Backbone, random_backbone
@@ -82,6 +82,21 @@ def test_every_cell_goes_to_the_highest_map_or_to_none() -> None:
 def test_concepts_whose_maps_say_nothing_still_have_cells_of_their_own(second: Tensor) -> None:
     masks = assign(torch.stack([torch.ones(16, 16), second, torch.ones(16, 16)]))
     assert (masks.sum((1, 2)) >= 5).all() and masks.sum(0).max() == 1
+
+
+def test_free_cells_within_reach_go_to_the_nearest_region() -> None:
+    masks = (torch.rand(3, 9, 14, generator=generator(0, "grown")) > 0.97).float()
+    masks *= masks.cumsum(0) <= 1
+    assert (masks.sum((1, 2)) > 0).all()
+    cells = [mask.nonzero() for mask in masks]
+    for reach in (0, 1.5, 4, 20):
+        wider = grown(masks, reach)
+        for y in range(9):
+            for x in range(14):
+                away = [float(((own - torch.tensor([y, x])) ** 2).sum(1).min()) for own in cells]
+                found = wider[:, y, x].nonzero()[:, 0].tolist()
+                assert [away[k] for k in found] == [min(away)] * (min(away) <= reach**2), (y, x)
+    assert torch.equal(grown(masks, 0), masks)
 
 
 def test_each_concept_is_drawn_inside_its_mask_after_the_delay(

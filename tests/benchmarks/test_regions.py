@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.guidance_groups import rendered
-from benchmarks.region_cells import QUESTIONS, answer, judged
+from benchmarks.region_cells import QUESTIONS, WAYS, answer, judged
 from benchmarks.region_groups import PLACES, Row, character_rows
 from benchmarks.regions import layerwise_difference, share, summarised
 from lifelong_core.attention.regions import check_regions
@@ -69,11 +69,12 @@ def test_the_keys_are_about_the_ways_that_they_name(tmp_path: Path) -> None:
             for question in QUESTIONS
         }
         for kind, name in (("pairs", "a+b"), ("pairs", "a+c"), ("triples", "a+b+c"))
-        for way in ("plain", "caa_oaa", "regions", "automatic", "ceiling")
+        for way in (*WAYS, "ceiling")
     }
     summary = summarised(found, seed=2)
     assert summary["pairs_right"] == summary["triples_right"] == 0.25
     assert summary["automatic_pairs_right"] == 1.0
+    assert summary["pairs_right_regions_at_once"] == 1.0
     assert summary["pairs_right_ceiling"] == summary["pairs_right_plain"] == 1.0
     assert summary["pairs"]["regions"]["placed"] == [0.25, 0.25, 0.25]
     pairs = {key: answers for key, answers in found.items() if key[0] == "pairs"}
