@@ -15,7 +15,8 @@ from PIL import Image
 
 from benchmarks.machine import hardware, load, versions
 from lifelong_core.errors import InputError
-from lifelong_core.files import atomic_write, read_json, write_json
+from lifelong_core.evaluation.drawing import write_jpeg
+from lifelong_core.files import read_json, write_json
 
 RESULTS = Path(__file__).with_name("results")
 NAME = re.compile(r"[a-z0-9_]+")
@@ -61,12 +62,12 @@ class Recorder:
         runs: Sequence[Mapping[str, Any]],
         pictures: Mapping[str, Image.Image] | None = None,
     ) -> Path:
-        """Write `<name>.json`, and `<name>_<key>.png` per picture; returns the JSON's path.
+        """Write `<name>.json`, and `<name>_<key>.jpg` per picture; returns the JSON's path.
 
         Raises InputError, before anything is written, when a text holds a path or the name of
         this machine; FileError when the folder cannot be written.
         """
-        named = {f"{self.name}_{key}.png": picture for key, picture in (pictures or {}).items()}
+        named = {f"{self.name}_{key}.jpg": picture for key, picture in (pictures or {}).items()}
         result = {
             "summary": dict(summary),
             "runs": [dict(run) for run in runs],
@@ -80,7 +81,7 @@ class Recorder:
         for text in _texts(result):
             _check_public(text)
         for name, picture in named.items():
-            _write_picture(self.folder / name, picture)
+            write_jpeg(picture, self.folder / name)
         return write_json(self.path, result)
 
 
@@ -103,7 +104,3 @@ def _check_public(text: str) -> None:
         raise InputError(
             f"{text!r} tells of this machine's folders or its name. Leave that out of results."
         )
-
-
-def _write_picture(path: Path, picture: Image.Image) -> None:
-    atomic_write(path, lambda temporary: picture.save(temporary, format="PNG"))
