@@ -19,7 +19,7 @@ from .attention.regional import RegionalUnet
 from .attention.regions import DELAY, check_delay, check_mixture, delayed_steps
 from .attention.words import PromptPlaces, noun_places, prompt_tokens
 from .backbone import Backbone
-from .concepts import Concept, mentions, without_mentions
+from .concepts import Concept, mentions, with_plain_nouns
 from .drawing import knowing
 from .errors import InputError
 from .methods import drawing_state
@@ -87,7 +87,7 @@ def generate_automatic(
                 as_latents=as_latents, autocast=autocast, on_progress=on_progress,
             )  # fmt: skip
     tokens = [concept.token for concept in placed]
-    rest = without_mentions(prompt, tokens)
+    rest = with_plain_nouns(prompt, tokens)
     slots = [
         routed_slot(backbone, state, rest, rest),
         *(
@@ -172,4 +172,4 @@ def placed_concepts(
 
 def _naming_only(prompt: str, own: Concept, placed: Sequence[Concept]) -> str:
     """The prompt with the other concepts' plain nouns."""
-    return without_mentions(prompt, [one.token for one in placed if one.token != own.token])
+    return with_plain_nouns(prompt, [one.token for one in placed if one.token != own.token])

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NOUN = re.compile(r"[^\W_][^\n\r\t()\[\]{}\\:<>]{0,63}")
+BARE = re.compile(r"(?:^|,|\b(?:of|and|with))[\s(]*$", re.IGNORECASE)
+"""What a noun without an article stands behind; "(" begins a weight."""
 DEFAULT_CAPTION = "a photo of {}"
 
 
@@ -166,6 +168,24 @@ def without_mentions(prompt: str, tokens: Sequence[str]) -> str:
     for token in tokens:
         prompt = _mention(token).sub("", prompt)
     return prompt
+
+
+def with_plain_nouns(prompt: str, tokens: Sequence[str]) -> str:
+    """`prompt` with these concepts' nouns alone.
+
+    A concept may do without an article where its noun needs one: "a photo of embedding:rex dog"
+    becomes "a photo of a dog", and "a photo of a big embedding:rex dog" that of a big dog.
+    """
+    for token in tokens:
+        prompt = _mention(token).sub(_article, prompt)
+    return prompt
+
+
+def _article(mention: re.Match[str]) -> str:
+    before, after = mention.string[: mention.start()], mention.string[mention.end() :].lstrip()
+    if not BARE.search(before):
+        return ""
+    return "an" if after[:1].lower() in set("aeiou") else "a"
 
 
 def _mention(token: str) -> re.Pattern[str]:

@@ -11,8 +11,9 @@ from .adapters.frozen import frozen_adapter
 from .attention.layout import Row
 from .attention.regions import Region
 from .backbone import Backbone, Conditioning
-from .concepts import mentions, without_mentions
+from .concepts import Concept, mentions, with_plain_nouns, without_mentions
 from .errors import InputError
+from .localized_words import encode_localized, localized_concept
 from .methods import placed_state
 from .prompts import ConceptVectors
 from .state import LifelongState, vectors_on
@@ -20,11 +21,15 @@ from .state import LifelongState, vectors_on
 
 @dataclass(frozen=True)
 class Slot:
-    """A prompt, the state whose adapter draws it (None: the base model), and its concepts."""
+    """A prompt, the state whose adapter draws it (None: the base model), and its concepts.
+
+    own: the concept that the prompt knows in its own words alone.
+    """
 
     prompt: str
     state: LifelongState | None
     vectors: dict[str, ConceptVectors]
+    own: Concept | None = None
 
 
 def region_slots(
@@ -63,7 +68,8 @@ def routed_slot(backbone: Backbone, state: LifelongState | None, prompt: str, ro
     if state is None:
         return Slot(prompt, None, {})
     state.require_backbone(backbone)
-    return Slot(prompt, placed_state(state, routing), state.vectors)
+    own = localized_concept(state, prompt)
+    return Slot(prompt, placed_state(state, routing), state.vectors, own)
 
 
 def plain_slots(slots: Sequence[Slot]) -> list[Slot]:
@@ -71,8 +77,8 @@ def plain_slots(slots: Sequence[Slot]) -> list[Slot]:
     the plain nouns of their concepts, and so is the whole picture of what regions name."""
     named = [token for own in slots[1:] for token in own.vectors if mentions(own.prompt, token)]
     return [
-        replace(slots[0], prompt=without_mentions(slots[0].prompt, named)),
-        *(Slot(without_mentions(own.prompt, list(own.vectors)), None, {}) for own in slots[1:]),
+        replace(slots[0], prompt=with_plain_nouns(slots[0].prompt, named)),
+        *(Slot(with_plain_nouns(own.prompt, list(own.vectors)), None, {}) for own in slots[1:]),
     ]
 
 
@@ -103,14 +109,21 @@ def encode_slots(
             made[id(slot.state)] = adapter
         reads = adapter if adapter is not None and adapter.spec.text_encoder else None
         # States that were made of one another share their concepts' vectors.
-        key = (slot.prompt, id(reads), tuple(map(id, slot.vectors.values())))
+        key = (slot.prompt, slot.own is None, id(reads), tuple(map(id, slot.vectors.values())))
         if key not in known:
             with nullcontext() if reads is None else reads.attached(backbone):
-                vectors = vectors_on(slot.vectors, backbone.device)
-                known[key] = backbone.text.encode([negative, slot.prompt], vectors)
+                known[key] = _encoded(backbone, slot, negative)
         encoded.append(known[key])
         adapters.append(adapter)
     return adapters, Conditioning.cat(encoded)
+
+
+def _encoded(backbone: Backbone, slot: Slot, negative: str) -> Conditioning:
+    """`negative` and the slot's own prompt."""
+    vectors = vectors_on(slot.vectors, backbone.device)
+    if slot.own is None:
+        return backbone.text.encode([negative, slot.prompt], vectors)
+    return encode_localized(backbone.text, negative, slot.prompt, vectors, slot.own)
 
 
 def unconditional_row(slots: int, picture: int = 0) -> Row:

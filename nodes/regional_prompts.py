@@ -18,8 +18,9 @@ from ..lifelong_core.attention.layers import context_blocks
 from ..lifelong_core.attention.regions import Region
 from ..lifelong_core.backbone.context_layers import QUERY, family_context_layers
 from ..lifelong_core.backbone.keys import unet_diffusers_to_ldm
-from ..lifelong_core.concepts import without_mentions
+from ..lifelong_core.concepts import Concept, with_plain_nouns
 from ..lifelong_core.errors import InputError
+from ..lifelong_core.localized_words import localized_concept, own_words
 from ..lifelong_core.methods import placed_state
 from ..lifelong_core.prompts.syntax import IDENTIFIER
 from ..lifelong_core.sharing.lora import lora_state_dict
@@ -29,6 +30,7 @@ from .attention_capture import Slot
 from .bridge import base_model
 from .layer_contexts import KEY, add_layers
 from .patching import remove_state, with_concepts
+from .prompt_words import positions
 from .regional_attention import RegionalPrompts
 
 NAMED = re.compile(rf"(?:^|(?<=[\s(])){re.escape(IDENTIFIER)}([A-Za-z0-9_-]+)")
@@ -63,7 +65,8 @@ def read_regions(
     routed = [_routed(clip, state, region.prompt) for region in regions]
     changes = stacked_factors([_unet_changes(own) for own in routed])
     encoded = [
-        _encoded(clip, own, region.prompt) for own, region in zip(routed, regions, strict=True)
+        _encoded(clip, own, region.prompt, localized_concept(state, region.prompt))
+        for own, region in zip(routed, regions, strict=True)
     ]
     return RegionalPrompts(
         masks=tuple(region.mask for region in regions),
@@ -78,7 +81,7 @@ def read_regions(
 def without_concepts(state: LifelongState, regions: Sequence[Region]) -> list[Region]:
     """The regions with their concepts' plain nouns."""
     tokens = [concept.token for concept in state.concepts]
-    return [replace(one, prompt=without_mentions(one.prompt, tokens)) for one in regions]
+    return [replace(one, prompt=with_plain_nouns(one.prompt, tokens)) for one in regions]
 
 
 def _routed(clip: Any, state: LifelongState, prompt: str) -> LifelongState | None:
@@ -99,18 +102,32 @@ def _require_known(clip: Any, state: LifelongState, prompt: str) -> None:
             )
 
 
-def _encoded(clip: Any, routed: LifelongState | None, prompt: str) -> tuple[Tensor, Tensor | None]:
+def _encoded(
+    clip: Any, routed: LifelongState | None, prompt: str, own: Concept | None
+) -> tuple[Tensor, Tensor | None]:
     """The prompt as layers read it [L, 1, tokens, width], and as a whole; by text encoders with
-    the region's own adapter. L is 1 where all layers read alike.
+    the region's own adapter. L is 1 where all layers read alike. With `own` only the rows of this
+    concept's words tell of it.
     """
     if routed is not None:
         lora = lora_state_dict(routed)
         text = {key: value for key, value in lora.items() if not key.startswith(UNET)}
         if text:
             _, clip = comfy.sd.load_lora_for_models(None, clip, text, 0.0, 1.0)
+    if own is None:
+        return _read(clip, prompt)
+    plain = with_plain_nouns(prompt, [own.token])
+    places = own_words(positions(clip, prompt), positions(clip, plain), own)
+    if places is None:
+        return _read(clip, prompt)
+    (contexts, _), (others, pooled) = _read(clip, prompt), _read(clip, plain)
+    return places.put(contexts, others.expand_as(contexts)), pooled
+
+
+def _read(clip: Any, prompt: str) -> tuple[Tensor, Tensor | None]:
     found = clip.encode_from_tokens(clip.tokenize(prompt), return_dict=True)
-    own = found.get(KEY)
-    contexts = found["cond"][None] if own is None else own.layers.transpose(0, 1)
+    layers = found.get(KEY)
+    contexts = found["cond"][None] if layers is None else layers.layers.transpose(0, 1)
     return contexts, found.get("pooled_output")
 
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from lifelong_core.backbone import Backbone, random_backbone
-from lifelong_core.concepts import Concept, ConceptTask, check_new_token, make_task, mentions
+from lifelong_core.concepts import (
+    Concept,
+    ConceptTask,
+    check_new_token,
+    make_task,
+    mentions,
+    with_plain_nouns,
+)
 from lifelong_core.errors import InputError
 
 
@@ -121,3 +128,18 @@ def test_a_concept_keeps_its_vectors_to_itself() -> None:
     assert float(concept.vectors["clip_l"].sum()) == 4.0
     with pytest.raises(TypeError):
         concept.vectors["clip_l"] = torch.zeros(1, 4)  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "plain"),
+    [
+        ("a photo of embedding:rex dog", "a photo of a dog"),
+        ("embedding:rex dog and embedding:ann apple", "a dog and an apple"),
+        ("snow, (embedding:rex dog:1.2)", "snow, (a dog:1.2)"),
+        ("a photo of a embedding:rex dog", "a photo of a  dog"),
+        ("my big embedding:rex dog", "my big  dog"),
+        ("a photo of embedding:rexy dog", "a photo of embedding:rexy dog"),
+    ],
+)
+def test_plain_nouns_have_an_article_where_they_need_one(prompt: str, plain: str) -> None:
+    assert with_plain_nouns(prompt, ["rex", "ann"]) == plain

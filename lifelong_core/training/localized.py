@@ -5,9 +5,7 @@ that comes with it: from the padding behind the caption, from the place, from th
 the fourth position and at no other. In "a photo of a mug and a <dog> dog" the words stand elsewhere
 and the padding speaks of the mug too: the dog loses its look, and the mug takes it on. Here the
 rows of the concept's words come from the caption with other words before them, and all other rows
-from the caption with the plain noun, so that the look can be learned in those words only. (Feng et
-al. 2023, Structured Diffusion Guidance, also put words that were encoded apart into a prompt, for
-drawing.)
+from the caption with the plain noun, so that the look can be learned in those words only.
 """
 
 from __future__ import annotations
@@ -16,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ..backbone import Conditioning
 from ..concepts import concept_phrase, mentions
+from ..localized_words import OwnWords, put_together
 from ..prompts import ConceptVectors, PromptCache, TextStack, row_count, tokenizer
 from ..prompts.tokens import CONTEXT_LENGTH, TokenVector
 from ..seeding import generator
@@ -37,22 +35,11 @@ INSIDE = 0.7
 
 @dataclass(frozen=True)
 class Localized:
-    """A caption's three parts. moved: with fillers. plain: with the noun in the phrase's place.
-
-    start: of the words, in `moved` and in `plain`; length: how many rows they are there.
-    """
+    """A caption's parts. moved: with fillers. plain: with the noun in the phrase's place."""
 
     moved: str
     plain: str
-    start: tuple[int, int]
-    length: tuple[int, int]
-
-    def put(self, moved: Tensor, plain: Tensor) -> Tensor:
-        """The rows of `plain` [..., T, W], the concept's words from `moved` in the noun's place."""
-        (own, at), (count, replaced) = self.start, self.length
-        words = moved[..., own : own + count, :]
-        rows = torch.cat([plain[..., :at, :], words, plain[..., at + replaced :, :]], dim=-2)
-        return rows[..., : plain.shape[-2], :]
+    places: OwnWords
 
 
 @dataclass(frozen=True)
@@ -90,7 +77,7 @@ class LocalizedWords:
             return cache.encode(prompts, vectors)
         # Not by the cache, which would keep every caption with all its fillers.
         moved = cache.text.encode([one.moved for _, one in local], vectors)
-        return _put_together(local, moved, plain)
+        return put_together([(row, one.places) for row, one in local], moved, plain)
 
     def _localized(
         self,
@@ -114,7 +101,7 @@ class LocalizedWords:
             return None
         words = len(tokenizer().encode(noun))
         count = row_count(vectors[token]) + words
-        return Localized(moved, before + noun + after, (own, at), (count, words))
+        return Localized(moved, before + noun + after, OwnWords((own, at), (count, words)))
 
 
 def _with_fillers(before: str, draw: torch.Generator) -> str:
@@ -138,19 +125,3 @@ def _first(
         for number, position in enumerate(chunks[0])
         if isinstance(position.item, TokenVector) and position.item.token == token
     )
-
-
-def _put_together(
-    local: Sequence[tuple[int, Localized]], moved: Conditioning, plain: Conditioning
-) -> Conditioning:
-    """`plain`, with the words of `moved`, which has one prompt for each of `local`."""
-    place = torch.tensor([row for row, _ in local], device=plain.context.device)
-
-    def joined(own: Tensor, others: Tensor) -> Tensor:
-        rows = [one.put(words, others[row]) for words, (row, one) in zip(own, local, strict=True)]
-        return others.index_copy(0, place, torch.stack(rows))
-
-    layers = moved.layers
-    if layers is not None:
-        layers = joined(layers, plain.context[:, None].expand(-1, layers.shape[1], -1, -1))
-    return Conditioning(joined(moved.context, plain.context), plain.pooled, layers)

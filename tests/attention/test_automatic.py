@@ -116,10 +116,10 @@ def test_each_concept_is_drawn_inside_its_mask_after_the_delay(
     given(left, right)
     drawn = _draw(backbone, state, delay=0.5)
     regions = [
-        Region("embedding:thing_1 dog and  cat on the beach", left),
-        Region(" dog and embedding:thing_2 cat on the beach", right),
+        Region("embedding:thing_1 dog and a cat on the beach", left),
+        Region("a dog and embedding:thing_2 cat on the beach", right),
     ]
-    plain = " dog and  cat on the beach"
+    plain = "a dog and a cat on the beach"
     wanted = generate_regions(
         backbone, state, plain, regions,
         seed=3, steps=4, size=(64, 64), as_latents=True, alpha=1.0, delay=0.5,

@@ -171,7 +171,7 @@ def test_the_rest_is_not_drawn_with_what_regions_name(
     assert rest.state is None and list(rest.vectors) == ["thing_1", "thing_2"]
 
 
-NOUNS = [Region("a photo of  dog", LEFT), Region("a photo of  cat", RIGHT)]
+NOUNS = [Region("a photo of a dog", LEFT), Region("a photo of a cat", RIGHT)]
 
 
 @pytest.mark.parametrize("alpha", [0.1, 1.0])
@@ -192,7 +192,7 @@ def test_the_base_model_lays_out_before_what_was_learned_comes_in(
         patch.setattr(RegionalSampler, "advance", noted)
         delayed = _draw(backbone, state, HALVES, steps=4, delay=0.5, alpha=alpha, count=2)
         assert [ends[:2] for ends in given] == [(0, 2), (2, 4)]
-        plain = " dog and  cat on the beach"
+        plain = "a dog and a cat on the beach"
         _draw(backbone, None, NOUNS, prompt=plain, steps=4, delay=0.5, alpha=alpha, count=2)
         _draw(backbone, state, HALVES, steps=4, alpha=alpha, count=2)
     assert torch.equal(given[0][2], given[2][2]), "the nouns, by the base model"
@@ -213,8 +213,8 @@ def test_a_concept_outside_all_regions_is_there_from_the_first_step(
 ) -> None:
     slots = plain_slots(region_slots(backbone, state, BOTH, HALVES[:1]))
     assert [slot.prompt for slot in slots] == [
-        " dog and embedding:thing_2 cat on the beach",
-        "a photo of  dog",
+        "a dog and embedding:thing_2 cat on the beach",
+        "a photo of a dog",
     ]
     second = route(state, SECOND)
     assert slots[0].state is not None and slots[1].state is None

@@ -110,10 +110,31 @@ def check_noise_is_that_of_the_library() -> None:
                 assert distance(denoised, expected) < 1e-3, targets
 
 
+def check_words_that_were_learned_alone_are_read_alone() -> None:
+    """As the library reads them, but for the rounding of ComfyUI's own text encoder."""
+    prompts = pack("nodes.regional_prompts")
+    encoding = pack("lifelong_core.localized_words")
+    usual = two_toys()
+    dog, cat = usual.records
+    learned = replace(dog, settings={**dog.settings, "localized_words": True})
+    state = replace(usual, records=(learned, cat))
+    for prompt in ("embedding:my_dog dog and a cat", "a cat, a big (embedding:my_dog dog:1.3)"):
+        placed = [one.in_picture((64, 64)) for one in region(prompt)]
+        _, clip = prompts.knowing(*base()[:2], state)
+        read = prompts.read_regions(clip, state, placed, 0.0).contexts[0]
+        other = prompts.read_regions(clip, usual, placed, 0.0).contexts[0]
+        with torch.inference_mode(False), torch.no_grad(), backbone(*base()) as copy:
+            expected = encoding.encode_localized(
+                copy.text, "", prompt, state.vectors, dog.concept
+            ).context[1:]
+        assert distance(read, expected) < 1e-4, prompt
+        assert distance(read, other) > 1e-2, prompt
+
+
 def check_the_delay_is_over_at_its_step_with_every_kind_of_sampler() -> None:
     """Its calls above that step's noise level are those of the regions' nouns."""
-    nouns = region("a photo of  cat on the grass", 0.5, 0.0, 1.0, 1.0,
-                   before=region("a photo of  dog", 0.0, 0.0, 0.5, 1.0))  # fmt: skip
+    nouns = region("a photo of a cat on the grass", 0.5, 0.0, 1.0, 1.0,
+                   before=region("a photo of a dog", 0.0, 0.0, 0.5, 1.0))  # fmt: skip
     for sampler in ("euler", "heun", "dpmpp_2m_sde", "dpm_fast"):
         runs = []
         for regions, delay in ((halves(), 0.5), (nouns, 0.5), (halves(), 0.0)):
