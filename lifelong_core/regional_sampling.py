@@ -58,6 +58,9 @@ def generate_regions(
     of its concept's own lesson (`methods.placed_state`). The rest is drawn with those of concepts
     that `prompt` names and no region does, else by the base model; so it is with several states.
 
+    A prompt of one concept that was learned with `localized_words` is read so, see
+    `localized_words.encode_localized`.
+
     For the share `delay` of the steps nothing that was learned is there yet: the base model lays
     the regions out, told their concepts' plain nouns (delayed subject conditioning, FastComposer,
     Xiao et al. 2024). Lessons show one thing in a picture; without delay their concepts come so,

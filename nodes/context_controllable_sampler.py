@@ -137,7 +137,7 @@ class ContextControllableSampler(io.ComfyNode):
         prompts = read_regions(reader, state, placed, softness)
         plain = without_concepts(state, placed)
         before = None
-        if any(one.prompt != own.prompt for one, own in zip(plain, placed, strict=True)):
+        if delay and any(one.prompt != own.prompt for one, own in zip(plain, placed, strict=True)):
             before = Delay(read_regions(reader, state, plain, softness), delay)
         latent = sample(
             add_regions(model, prompts, alpha, before),
