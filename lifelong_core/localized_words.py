@@ -93,9 +93,8 @@ def encode_localized(
     """`negative`, and `prompt` with the concept in its own words alone; as it is where `own_words`
     knows no place. Raises InputError for a prompt with an unknown concept token."""
     plain = with_plain_nouns(prompt, [concept.token])
-    places = own_words(
-        *(prompt_tokens(text.tokenize(p, vectors)) for p in (prompt, plain)), concept
-    )
+    named, nouns = (prompt_tokens(text.tokenize(one, vectors)) for one in (prompt, plain))
+    places = own_words(named, nouns, concept)
     if places is None:
         return text.encode([negative, prompt], vectors)
     others = text.encode([negative, plain], vectors)
