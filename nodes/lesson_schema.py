@@ -287,4 +287,14 @@ def _tokens() -> list[io.Input]:
             "words alone, wherever they stand in a prompt, so that it comes with them and does not "
             "spread to other things.",
         ),
+        io.Int.Input(
+            "token_count",
+            optional=True,
+            advanced=True,
+            default=0,
+            min=0,
+            max=32,
+            tooltip="How many vectors the token consists of. More hold more of a look; with "
+            "localized_words try 4. " + FAMILY_DEFAULT,
+        ),
     ]

@@ -112,6 +112,7 @@ def lesson_settings(
     ewc_weight: float = -1.0,
     layerwise_tokens: bool = False,
     localized_words: bool = False,
+    token_count: int = 0,
 ) -> LessonSettings:
     """`defaults`, changed by every widget that is not at its own default.
 
@@ -131,6 +132,7 @@ def lesson_settings(
         "lr_schedule": lr_schedule,
         "layerwise_tokens": layerwise_tokens,
         "localized_words": localized_words,
+        "token_count": token_count,
     }
     changed = {name: value for name, value in chosen.items() if value and value != "default"}
     if prior_pictures >= 0:

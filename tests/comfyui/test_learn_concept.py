@@ -57,10 +57,11 @@ def test_localized_words_are_another_lesson_of_the_same_concept(
     workflow = Workflow()
     base = workflow.checkpoint()
     photos = workflow.folder(PHOTOS)
-    for name, localized in (("usual", False), ("localized", True)):
+    for name, localized, count in (("usual", False, 0), ("localized", True, 4)):
         state, model, clip, _ = workflow.lesson(
-            base, photos, "t_words", localized_words=localized, prior_pictures=1, steps=10
-        )
+            base, photos, "t_words",
+            localized_words=localized, token_count=count, prior_pictures=1, steps=10,
+        )  # fmt: skip
         prompt = "a photo of a mug and a embedding:t_words dog"
         workflow.picture(model, clip, base[2], prompt, name)
         workflow.node("SaveLifelongState", f"save_{name}", state=state, name=f"t_words_{name}")
@@ -73,6 +74,8 @@ def test_localized_words_are_another_lesson_of_the_same_concept(
         file = result.outputs[f"save_{name}"]["text"][0].split()[1]
         state = load_state(comfyui_server.folder("output") / "lifelong" / file)
         assert state.records[0].settings["localized_words"] is (name == "localized")
+        (vectors,) = state.concepts[0].vectors.values()
+        assert len(vectors) == (4 if name == "localized" else 1)
 
 
 def test_a_lesson_of_cidm_hands_out_the_model_of_its_own_concept(
