@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .attention.words import PromptToken, prompt_tokens
+from .attention.words import PromptToken, content_of, prompt_tokens
 from .concepts import Concept, mentions, with_plain_nouns
 from .prompts import ConceptVectors, Conditioning, TextStack, tokenizer
-from .prompts.clip import BOS, CONTEXT_LENGTH, EOS
+from .prompts.clip import CONTEXT_LENGTH
 from .state import LifelongState
 
 
@@ -79,7 +79,7 @@ def own_words(
     if vectors != list(range(begin, end)) or behind != noun:
         return None
     # All that is new in the plain prompt is an article, right before the noun.
-    at = begin + len(vectors) + _content(plain) - _content(named)
+    at = begin + len(vectors) + len(content_of(plain)) - len(content_of(named))
     return OwnWords((begin, at), (len(vectors) + len(noun), len(noun)))
 
 
@@ -101,7 +101,3 @@ def encode_localized(
     if others.context.shape[1] != CONTEXT_LENGTH:
         return text.encode([negative, prompt], vectors)
     return put_together([(1, places)], text.encode([prompt], vectors), others)
-
-
-def _content(tokens: Sequence[PromptToken]) -> int:
-    return sum(item is not None and item not in (BOS, EOS) for item in tokens)

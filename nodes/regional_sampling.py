@@ -118,9 +118,9 @@ class _Run:
         model_options: dict[str, Any],
         seed: int | None = None,
     ) -> Tensor:
-        before = self.before
-        early = before is not None and float(timestep.max()) > before.sigma
-        stage = before.stage if before and early else self.learned
+        stage = self.learned
+        if self.before is not None and float(timestep.max()) > self.before.sigma:
+            stage = self.before.stage
         options = comfy.model_patcher.create_model_options_clone(model_options)
         add_wrapper_with_key(
             WrappersMP.CALC_COND_BATCH,

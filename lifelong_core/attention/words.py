@@ -65,7 +65,7 @@ def find_pairs(tokens: Sequence[PromptToken], pairs: Sequence[Pair]) -> PromptPl
     """
     if not pairs:
         raise InputError("There is nothing to guide: give at least one pair of concept and noun.")
-    plain = [(at, item) for at, item in enumerate(tokens) if _is_content(item)]
+    plain = content_of(tokens)
     taken: set[int] = set()
     found = []
     for concept, noun in pairs:
@@ -88,10 +88,7 @@ def noun_places(
     Raises InputError as `find_pairs` does.
     """
     found = find_pairs(tokens, pairs)
-    before, after = (
-        [(at, item) for at, item in enumerate(given) if _is_content(item)]
-        for given in (tokens, plain)
-    )
+    before, after = content_of(tokens), content_of(plain)
     nouns = [
         _text_places(after, noun)[_text_places(before, noun).index(places.noun)]
         for (_, noun), places in zip(pairs, found.pairs, strict=True)
@@ -99,12 +96,13 @@ def noun_places(
     return PromptPlaces(tuple(WordPlaces((), noun) for noun in nouns), len(plain))
 
 
-def _is_content(item: PromptToken) -> bool:
-    return item is not None and item not in (BOS, EOS)
-
-
 Content = Sequence[tuple[int, PromptToken]]
 """Positions that hold words or vectors, without begin, end and padding."""
+
+
+def content_of(tokens: Sequence[PromptToken]) -> Content:
+    """The positions of a prompt that hold words or vectors, with what stands there."""
+    return [(at, item) for at, item in enumerate(tokens) if item not in (None, BOS, EOS)]
 
 
 def _concept_places(content: Content, concept: str, taken: set[int]) -> tuple[int, ...]:
