@@ -38,6 +38,7 @@ LESSON_METHODS = (
     "svdiff",
     "textual_inversion",
     "orthogonal_adaptation",
+    "null_space",
     "cidm",
 )
 """The methods of a lesson in a graph: each kind of lesson once. What follows a lesson, and with

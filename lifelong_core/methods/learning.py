@@ -75,6 +75,7 @@ def learn(
             result = run_lesson(
                 lesson,
                 terms,
+                hooks=[make(lesson) for make in chosen.hooks],
                 session=session,
                 priors=priors,
                 on_progress=on_progress,

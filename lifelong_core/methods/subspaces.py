@@ -42,7 +42,7 @@ def keep_apart(lesson: Lesson) -> Term | None:
     earlier, weight = _earlier(lesson, "up"), lesson.settings.orthogonality_weight
     if earlier is None or not weight:
         return None
-    return orthogonal_subspace(_own(lesson, "up"), earlier, weight)
+    return orthogonal_subspace(own_factors(lesson, "up"), earlier, weight)
 
 
 def share_inputs(lesson: Lesson) -> Term | None:
@@ -50,7 +50,7 @@ def share_inputs(lesson: Lesson) -> Term | None:
     earlier, settings = _earlier(lesson, "down"), lesson.settings
     if earlier is None or not settings.shared_weight:
         return None
-    own = _own(lesson, "down")
+    own = own_factors(lesson, "down")
     return shared_subspace(own, earlier, settings.shared_rank, settings.shared_weight)
 
 
@@ -59,7 +59,7 @@ def keep_apart_as_printed(lesson: Lesson) -> Term | None:
     earlier, weight = _earlier(lesson, "up"), lesson.settings.orthogonality_weight
     if earlier is None or not weight:
         return None
-    return LiteralOverlap(_own(lesson, "up"), earlier, weight)
+    return LiteralOverlap(own_factors(lesson, "up"), earlier, weight)
 
 
 def pull_to_one(lesson: Lesson) -> Term | None:
@@ -67,7 +67,7 @@ def pull_to_one(lesson: Lesson) -> Term | None:
     weight = lesson.settings.orthogonality_weight
     if _earlier(lesson, "up") is None or not weight:
         return None
-    return PullToOne(_own(lesson, "up"), weight)
+    return PullToOne(own_factors(lesson, "up"), weight)
 
 
 def start_in_own_rows(lesson: Lesson) -> None:
@@ -77,7 +77,7 @@ def start_in_own_rows(lesson: Lesson) -> None:
     """
     rank, state = lesson.settings.adapter.rank, lesson.state
     number = len(state.records) if state is not None else 0
-    widths = {layer: down.shape[1] for layer, down in _own(lesson, "down").items()}
+    widths = {layer: down.shape[1] for layer, down in own_factors(lesson, "down").items()}
     rows = orthogonal_rows(widths, rank, number)
     if number == lessons_apart(widths, rank):
         logger.warning(
@@ -87,12 +87,12 @@ def start_in_own_rows(lesson: Lesson) -> None:
             number,
         )
     with torch.no_grad():
-        for layer, down in _own(lesson, "down").items():
+        for layer, down in own_factors(lesson, "down").items():
             down.copy_(rows[layer])
             down.requires_grad_(False)
 
 
-def _own(lesson: Lesson, part: str) -> Factors:
+def own_factors(lesson: Lesson, part: str) -> Factors:
     """Layer -> that factor of the lesson's LoRA."""
     ending = f".{part}"
     return {
@@ -124,7 +124,7 @@ def _earlier(lesson: Lesson, part: str) -> dict[str, Tensor] | None:
             )
     return {
         layer: torch.stack([weights[f"{layer}.{part}"].to(value) for weights in kept])
-        for layer, value in _own(lesson, part).items()
+        for layer, value in own_factors(lesson, part).items()
     }
 
 

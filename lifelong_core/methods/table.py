@@ -24,6 +24,7 @@ from ..objectives import Term
 from ..prompts import TextStack
 from ..sampling import StepAdapters
 from ..state import LifelongState
+from ..training import Hook
 from ..training.lesson import Lesson
 from .elastic import hold_directions, hold_weights
 from .keeping import (
@@ -34,6 +35,7 @@ from .keeping import (
     retain_earlier,
     stack_adapter,
 )
+from .null_space import null_space_settings, pass_by_other_words
 from .parts import (
     all_priors,
     as_given,
@@ -90,6 +92,7 @@ class Method:
     replays: how the pictures of earlier concepts that its lessons replay are chosen, a name of
         `memory.SELECTIONS`; None for methods that replay none.
     frozen: the parts of every layer's adapter that lessons leave as `start` has put them.
+    hooks: what acts on the weights in every step of a lesson.
     """
 
     title: str
@@ -104,6 +107,7 @@ class Method:
     records: Records = Records.WHOLE
     replays: str | None = None
     frozen: tuple[str, ...] = ()
+    hooks: tuple[Callable[[Lesson], Hook], ...] = ()
 
     @property
     def one_adapter(self) -> bool:
@@ -182,6 +186,16 @@ METHODS: dict[str, Method] = {
         terms=(denoise_concept, preserve_prior, leave_changed_weights),
         draw_with=draw_stacked,
         records=Records.ADDED,
+    ),
+    "null_space": Method(
+        title="Null space of other words",
+        reference="Saha et al. 2021; Fang et al. 2025; adapters summed as Smith et al. 2023 do",
+        start=stack_adapter,
+        terms=(denoise_concept,),
+        settings=null_space_settings,
+        draw_with=draw_stacked,
+        records=Records.ADDED,
+        hooks=(pass_by_other_words,),
     ),
     "ewc": Method(
         title="EWC",

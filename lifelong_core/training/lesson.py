@@ -23,7 +23,7 @@ from ..state import LifelongState, TaskRecord
 from .batches import Batches, Pictures
 from .cpu import cheaper_layers
 from .localized import LocalizedWords
-from .loop import TOTAL, TrainPlan, train
+from .loop import TOTAL, Hook, TrainPlan, train
 from .optimizer import ParameterGroup
 from .precision import autocast_dtype
 from .priors import prior_latents, prior_prompt
@@ -95,6 +95,7 @@ def run_lesson(
     lesson: Lesson,
     terms: Sequence[Term],
     *,
+    hooks: Sequence[Hook] = (),
     session: Session | None,
     priors: Path | None,
     on_progress: ProgressCallback | None,
@@ -112,6 +113,7 @@ def run_lesson(
         parameter_groups(lesson),
         terms,
         nouns={lesson.task.token: lesson.task.noun},
+        hooks=hooks,
         session=session,
         on_progress=on_progress,
         preview=lambda: preview_picture(lesson, drawing),
@@ -127,6 +129,7 @@ def train_adapter(
     terms: Sequence[Term],
     *,
     nouns: Mapping[str, str],
+    hooks: Sequence[Hook] = (),
     session: Session | None,
     on_progress: ProgressCallback | None,
     preview: Callable[[], Tensor] | None = None,
@@ -158,6 +161,7 @@ def train_adapter(
             precision=settings.precision,
             lr_schedule=settings.lr_schedule,
             warmup=settings.warmup,
+            hooks=hooks,
             preview=preview,
             preview_every=preview_every,
             session=session,
