@@ -14,18 +14,17 @@ from benchmarks.guidance_groups import Group
 from benchmarks.guidance_judging import QUESTIONS, answers
 from lifelong_core.attention import AttentionGuidance, GuidanceSettings
 from lifelong_core.backbone import Backbone
-from lifelong_core.drawing import knowing
 from lifelong_core.evaluation.alignment import own_alignment, pairwise_alignment
 from lifelong_core.evaluation.drawing import BATCH, write_jpeg
 from lifelong_core.evaluation.extractors import Extractor
 from lifelong_core.evaluation.mmd import kid, mmd
 from lifelong_core.files import content_hash, load_tensors, save_tensors
-from lifelong_core.methods import drawing_state
 from lifelong_core.sampling import generate
 from lifelong_core.seeding import derive_seed
 from lifelong_core.sharing.preview import to_picture
 from lifelong_core.state import LifelongState
 from lifelong_core.training.precision import autocast_dtype
+from lifelong_core.word_routing import prompted
 from lifelong_core.world.judge import Judge
 from lifelong_core.world.wearing import verdicts
 
@@ -118,15 +117,14 @@ def _drawn(
 ) -> Tensor:
     prompts = [prompt for prompt in group.prompts for _ in range(studio.pictures)]
     attention = None if settings is None else AttentionGuidance(settings, [group.pairs])
-    if state is not None:
-        state = drawing_state(state, prompts[0], studio.backbone.text)
-    with knowing(studio.backbone, state) as vectors:
+    with prompted(studio.backbone, state, prompts[0]) as known:
         return generate(
             studio.backbone,
             prompts,
             seed=derive_seed(studio.seed, "guidance", group.name),
             steps=studio.steps,
-            vectors=vectors,
+            vectors=known.vectors,
+            localized=known.localized,
             batch_size=BATCH.get(studio.backbone.device.type, BATCH["cpu"]),
             autocast=autocast_dtype(studio.precision),
             attention=attention,

@@ -15,20 +15,19 @@ from lifelong_core.attention import AttentionGuidance
 from lifelong_core.attention.regions import DELAY
 from lifelong_core.automatic_sampling import generate_automatic
 from lifelong_core.backbone import Backbone
-from lifelong_core.drawing import knowing
 from lifelong_core.evaluation.drawing import BATCH, write_jpeg
 from lifelong_core.files import content_hash, read_json, write_json
-from lifelong_core.methods import drawing_state
 from lifelong_core.regional_sampling import generate_regions
 from lifelong_core.sampling import generate
 from lifelong_core.seeding import derive_seed
 from lifelong_core.sharing.preview import to_picture
 from lifelong_core.state import LifelongState
 from lifelong_core.training.precision import autocast_dtype
+from lifelong_core.word_routing import prompted
 from lifelong_core.world.judge import Judge, Observation
 from lifelong_core.world.wearing import Wanted, verdict
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Raised when a change of code changes pictures or verdicts: finished cells then count anew."""
 QUESTIONS = ("named", "unswapped", "right", "placed")
 SHOWN = 6
@@ -84,12 +83,12 @@ def _from_sentence(
     studio: Studio, row: Row, place: str, attention: AttentionGuidance | None
 ) -> Tensor:
     prompt = row.prompt(place)
-    state = drawing_state(studio.state, prompt, studio.backbone.text)
-    with knowing(studio.backbone, state) as vectors:
+    with prompted(studio.backbone, studio.state, prompt) as known:
         return generate(
             studio.backbone, [prompt] * studio.pictures, seed=studio.noise(row, place),
-            steps=studio.steps, guidance=studio.guidance, vectors=vectors,
-            batch_size=studio.batch, autocast=studio.autocast, attention=attention,
+            steps=studio.steps, guidance=studio.guidance, vectors=known.vectors,
+            localized=known.localized, batch_size=studio.batch,
+            autocast=studio.autocast, attention=attention,
         )  # fmt: skip
 
 

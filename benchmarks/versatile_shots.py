@@ -11,6 +11,7 @@ from benchmarks.versatile_cases import Case, EditCase, StyleCase
 from lifelong_core.attention.regions import Region
 from lifelong_core.backbone import Backbone
 from lifelong_core.drawing import knowing
+from lifelong_core.localized_words import localized_concepts
 from lifelong_core.methods import drawing_state
 from lifelong_core.picture_start import PictureStart
 from lifelong_core.regional_sampling import generate_regions
@@ -105,6 +106,7 @@ def _shot(
             seed=_noise(studio, case),
             steps=studio.steps,
             vectors=vectors,
+            localized=localized_concepts(state),
             start=start,
             as_latents=True,
             autocast=autocast_dtype(studio.precision),

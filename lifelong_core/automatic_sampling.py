@@ -20,13 +20,12 @@ from .attention.regions import DELAY, check_delay, check_mixture, delayed_steps
 from .attention.words import PromptPlaces, noun_places, prompt_tokens
 from .backbone import Backbone
 from .concepts import Concept, mentions, with_plain_nouns
-from .drawing import knowing
 from .errors import InputError
-from .methods import drawing_state
 from .regional_sampler import RegionalSampler, Report, Underway, draw_in_batches
 from .regional_slots import Slot, encode_slots, routed_slot, whole_row
 from .sampling import StepCallback, check_sampling, generate
 from .state import LifelongState
+from .word_routing import prompted
 
 
 @torch.no_grad()
@@ -79,11 +78,11 @@ def generate_automatic(
     placed = placed_concepts(state, prompt, concepts)
     scale = family.guidance if guidance is None else guidance
     if len(placed) < 2:
-        whole = drawing_state(state, prompt, backbone.text)
-        with knowing(backbone, whole) as vectors:
+        with prompted(backbone, state, prompt) as known:
             return generate(
                 backbone, [prompt] * count, seed=seed, steps=steps, guidance=scale,
-                negative=negative, size=size, vectors=vectors, batch_size=batch_size,
+                negative=negative, size=size, vectors=known.vectors,
+                localized=known.localized, batch_size=batch_size,
                 as_latents=as_latents, autocast=autocast, on_progress=on_progress,
             )  # fmt: skip
     tokens = [concept.token for concept in placed]

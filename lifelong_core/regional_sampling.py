@@ -18,13 +18,12 @@ from .attention.regions import (
     delayed_steps,
 )
 from .backbone import Backbone
-from .drawing import knowing
-from .methods import drawing_state
 from .picture_start import PictureStart
 from .regional_sampler import RegionalSampler, Report, draw_in_batches
 from .regional_slots import Slot, encode_slots, plain_slots, region_slots
 from .sampling import StepCallback, check_sampling, generate
 from .state import LifelongState
+from .word_routing import prompted
 
 ROWS = 32
 """Most rows of one forward pass."""
@@ -58,8 +57,7 @@ def generate_regions(
     of its concept's own lesson (`methods.placed_state`). The rest is drawn with those of concepts
     that `prompt` names and no region does, else by the base model; so it is with several states.
 
-    A prompt of one concept that was learned with `localized_words` is read so, see
-    `localized_words.encode_localized`.
+    Concepts that were learned with `localized_words` are read so (`encode_localized`).
 
     For the share `delay` of the steps nothing that was learned is there yet: the base model lays
     the regions out, told their concepts' plain nouns (delayed subject conditioning, FastComposer,
@@ -88,14 +86,12 @@ def generate_regions(
     check_delay(delay)
     scale = family.guidance if guidance is None else guidance
     if not regions:
-        known = None
-        if isinstance(state, LifelongState):
-            state.require_backbone(backbone)
-            known = drawing_state(state, prompt, backbone.text)
-        with knowing(backbone, known) as vectors:
+        whole = state if isinstance(state, LifelongState) else None
+        with prompted(backbone, whole, prompt) as known:
             return generate(
                 backbone, [prompt] * count, seed=seed, steps=steps, guidance=scale,
-                negative=negative, size=size, vectors=vectors, batch_size=-(-row_limit // 2),
+                negative=negative, size=size, vectors=known.vectors,
+                localized=known.localized, batch_size=-(-row_limit // 2),
                 as_latents=as_latents, autocast=autocast, start=start, on_progress=on_progress,
             )  # fmt: skip
     check_regions(regions, size)

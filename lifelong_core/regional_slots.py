@@ -13,9 +13,10 @@ from .attention.regions import Region
 from .backbone import Backbone, Conditioning
 from .concepts import Concept, mentions, with_plain_nouns, without_mentions
 from .errors import InputError
-from .localized_words import encode_localized, localized_concept
+from .localized_words import encode_localized, localized_concepts
 from .methods import placed_state
 from .prompts import ConceptVectors
+from .prompts.conditioning import UNKNOWN
 from .state import LifelongState, vectors_on
 
 
@@ -23,13 +24,13 @@ from .state import LifelongState, vectors_on
 class Slot:
     """A prompt, the state whose adapter draws it (None: the base model), and its concepts.
 
-    own: the concept that the prompt knows in its own words alone.
+    localized: the concepts that the prompt knows in their own words alone.
     """
 
     prompt: str
     state: LifelongState | None
     vectors: dict[str, ConceptVectors]
-    own: Concept | None = None
+    localized: tuple[Concept, ...] = ()
 
 
 def region_slots(
@@ -68,8 +69,8 @@ def routed_slot(backbone: Backbone, state: LifelongState | None, prompt: str, ro
     if state is None:
         return Slot(prompt, None, {})
     state.require_backbone(backbone)
-    own = localized_concept(state, prompt)
-    return Slot(prompt, placed_state(state, routing), state.vectors, own)
+    localized = [one for one in localized_concepts(state) if mentions(prompt, one.token)]
+    return Slot(prompt, placed_state(state, routing), state.vectors, tuple(localized))
 
 
 def plain_slots(slots: Sequence[Slot]) -> list[Slot]:
@@ -109,7 +110,7 @@ def encode_slots(
             made[id(slot.state)] = adapter
         reads = adapter if adapter is not None and adapter.spec.text_encoder else None
         # States that were made of one another share their concepts' vectors.
-        key = (slot.prompt, slot.own is None, id(reads), tuple(map(id, slot.vectors.values())))
+        key = (slot.prompt, bool(slot.localized), id(reads), tuple(map(id, slot.vectors.values())))
         if key not in known:
             with nullcontext() if reads is None else reads.attached(backbone):
                 known[key] = _encoded(backbone, slot, negative)
@@ -121,9 +122,13 @@ def encode_slots(
 def _encoded(backbone: Backbone, slot: Slot, negative: str) -> Conditioning:
     """`negative` and the slot's own prompt."""
     vectors = vectors_on(slot.vectors, backbone.device)
-    if slot.own is None:
-        return backbone.text.encode([negative, slot.prompt], vectors)
-    return encode_localized(backbone.text, negative, slot.prompt, vectors, slot.own)
+    read = encode_localized(backbone.text, [negative, slot.prompt], vectors, slot.localized)
+    named = {token for token in slot.vectors if mentions(slot.prompt, token)}
+    others = named - {concept.token for concept in slot.localized}
+    if read.owners is not None and (others or bool((read.owners[1] == UNKNOWN).any())):
+        # The adapter is heard in all rows of the prompt, and so in those of the negative one.
+        return replace(read, owners=None)
+    return read
 
 
 def unconditional_row(slots: int, picture: int = 0) -> Row:

@@ -19,6 +19,7 @@ from .backbone.families import DOWNSCALE
 from .consolidation.context import concept_prompt
 from .drawing import knowing
 from .errors import InputError, StateError
+from .localized_words import localized_concepts
 from .methods import any_prompt_state, drawing_state, newest_method
 from .prompts import ConceptVectors
 from .sampling import generate
@@ -208,6 +209,7 @@ class _Eye:
                 steps=self.steps,
                 size=(side, side),
                 vectors=vectors,
+                localized=localized_concepts(known),
                 batch_size=ROWS,
                 as_latents=True,
                 autocast=autocast_dtype(self.precision),

@@ -14,8 +14,10 @@ from .adapters.protocol import Adapter
 from .attention import AttentionGuidance, ConditionalBranch, Guide, Step
 from .backbone import Backbone, Conditioning
 from .backbone.families import DOWNSCALE, LATENT_CHANNELS
+from .concepts import Concept
 from .course import Course
 from .errors import InputError
+from .localized_words import encode_localized
 from .picture_start import Origin, PictureStart
 from .prompts import ConceptVectors
 from .seeding import generator
@@ -38,6 +40,7 @@ def generate(
     negative: str = "",
     size: tuple[int, int] | None = None,
     vectors: Mapping[str, ConceptVectors] | None = None,
+    localized: Sequence[Concept] = (),
     batch_size: int = 8,
     as_latents: bool = False,
     autocast: torch.dtype | None = None,
@@ -51,8 +54,9 @@ def generate(
     DPM-Solver++(2M) (Lu et al. 2022) on Karras' noise levels, classifier-free guidance in one
     batch (none at `guidance` 1). Picture i starts from the noise of (`seed`, i), so `batch_size`
     does not change it. `guidance` and `size` (height, width) default to the family's; `autocast`
-    is the dtype for mixed precision. `attention` makes several concepts appear side by side; with
-    weights of 0 it changes no bit. With `start` pictures are made from pictures, of their size.
+    is the dtype for mixed precision. Concepts of `localized` are read in their own words alone
+    (`encode_localized`). `attention` makes several concepts appear side by side; with weights of 0
+    it changes no bit. With `start` pictures are made from pictures, of their size.
     `adapters` answer in place of an attached one; where a step has several, the mean of their
     guided outputs counts. Raises InputError for settings that cannot be used.
     """
@@ -65,9 +69,10 @@ def generate(
     if attention and adapters:
         raise InputError("Attention guidance needs one adapter that is attached for all steps.")
     scale = family.guidance if guidance is None else guidance
-    places = attention.places(backbone.text, prompts, vectors or {}) if attention else []
-    encoded = backbone.text.encode(prompts, vectors)
-    unconditional = backbone.text.encode([negative], vectors)
+    known, text = vectors or {}, backbone.text
+    places = attention.places(text, prompts, known) if attention else []
+    encoded = encode_localized(text, prompts, known, localized)
+    unconditional = encode_localized(text, [negative], known, localized)
     sampler = _Sampler(backbone, unconditional, steps, scale, (height, width), autocast, adapters)
     origins = start.encode(backbone, len(prompts)) if start else None
     total = steps * math.ceil(len(prompts) / batch_size)

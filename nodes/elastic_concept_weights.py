@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..lifelong_core.concepts import mentions
 from ..lifelong_core.consolidation.elastic_weights import SHARPNESS, TokenTables, elastic_weights
 from ..lifelong_core.consolidation.merge import weighted_state
 from ..lifelong_core.errors import ModelError
@@ -14,9 +15,13 @@ from ..lifelong_core.methods import check_separate
 from ..lifelong_core.prompts import row_count, tokenizer
 from ..lifelong_core.prompts.tokens import tokenize
 from ..lifelong_core.state import LifelongState
+from ..lifelong_core.word_routing import records_by_words
 from .bridge import base_model
+from .localized_encoding import WORDS
 from .patching import put_on, remove_state
 from .types import LifelongStateType
+from .unet_changes import unet_changes
+from .word_adapters import add_word_adapters
 
 
 class ElasticConceptWeights(io.ComfyNode):
@@ -88,10 +93,34 @@ class ElasticConceptWeights(io.ComfyNode):
         rows = {concept.token: row_count(concept.vectors) for concept in state.concepts}
         words = tokenize(prompt, rows, tokenizer())
         weights = elastic_weights(state.concepts, words, token_tables(clip, state), sharpness)
-        model, clip = put_on(model, clip, weighted_state(state, weights))
+        found = heard_by_words(model, clip, state, prompt)
+        if found is not None:
+            weights = [float(mentions(prompt, one.token)) for one in state.concepts]
+        model, clip = found or put_on(model, clip, weighted_state(state, weights))
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
         text = told(state, weights)
         return io.NodeOutput(model, clip, conditioning, text, ui=ui.PreviewText(text))
+
+
+def heard_by_words(
+    model: Any, clip: Any, state: LifelongState, prompt: str
+) -> tuple[Any, Any] | None:
+    """Clones of MODEL and CLIP that hear each concept of the prompt in its own words alone.
+
+    None where the library does not either, see `records_by_words`, and for prompts that CLIP does
+    not read so.
+    """
+    records = records_by_words(state, prompt)
+    if not records:
+        return None
+    nothing = weighted_state(state, [0.0] * len(state.concepts))
+    model, clip = put_on(model, clip, nothing)
+    read = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    if not all(WORDS in options for _, options in read):
+        return None
+    adapters = {one.concept.token: unet_changes(state, one.adapter) for one in records}
+    add_word_adapters(model, adapters)
+    return model, clip
 
 
 def token_tables(clip: Any, state: LifelongState) -> TokenTables:

@@ -55,10 +55,8 @@ def add_layers(model: Any, clip: Any, state: LifelongState) -> None:
 
 
 def remove_layers(patcher: Any) -> None:
-    """Undo `add_layers` on the patcher of a clone of MODEL or CLIP."""
+    """Undo `add_layers` on the patcher of a clone of MODEL; on CLIP's see `remove_encodings`."""
     patcher.remove_wrappers_with_key(WrappersMP.CALC_COND_BATCH, KEY)
-    if isinstance(patcher.object_patches.get(ENCODE), LayerwiseEncoding):
-        del patcher.object_patches[ENCODE]
 
 
 class LayerwiseEncoding:
@@ -74,7 +72,7 @@ class LayerwiseEncoding:
         for concept in concepts:
             for encoder, mean in concept.single().vectors.items():
                 rows = concept.vectors[encoder].unbind(1)
-                self._own |= {_mark(one): own for one, own in zip(mean, rows, strict=True)}
+                self._own |= {mark(one): own for one, own in zip(mean, rows, strict=True)}
 
     def __call__(self, tokens: Mapping[str, Sequence[Any]]) -> tuple[Any, ...]:
         """As ComfyUI's, with `LayerContexts` in the dictionary that comes third."""
@@ -100,7 +98,7 @@ class LayerwiseEncoding:
 
     def _layers(self, token: Any) -> Tensor | None:
         """All layers' vectors [L, width] of a token that stands for their mean."""
-        return self._own.get(_mark(token)) if torch.is_tensor(token) else None
+        return self._own.get(mark(token)) if torch.is_tensor(token) else None
 
 
 class OwnContexts:
@@ -213,6 +211,6 @@ def _tokens(tokens: Mapping[str, Sequence[Any]]) -> Iterator[Any]:
     return (entry[0] for chunks in tokens.values() for chunk in chunks for entry in chunk)
 
 
-def _mark(vector: Tensor) -> bytes:
+def mark(vector: Tensor) -> bytes:
     """What a vector is known again by, also where a node has copied it."""
     return bytes(vector.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())

@@ -21,7 +21,9 @@ from ..lifelong_core.methods import any_prompt_state
 from ..lifelong_core.sharing.lora import lora_state_dict
 from ..lifelong_core.state import LifelongState
 from .layer_contexts import add_layers, remove_layers
+from .localized_encoding import add_localized, remove_encodings
 from .spectra import spectrum_for
+from .word_adapters import remove_word_adapters
 
 ATTACHMENT = "lifelong"
 
@@ -58,6 +60,7 @@ def put_on(model: Any, clip: Any, state: LifelongState) -> tuple[Any, Any]:
     original = clip.tokenizer
     clip.tokenizer = with_concepts(original, state)
     add_layers(model, clip, state)
+    add_localized(clip, state)
     model.set_attachments(ATTACHMENT, Applied(tokens, on_model))
     clip.patcher.set_attachments(ATTACHMENT, Applied(tokens, on_clip, original))
     return model, clip
@@ -102,6 +105,8 @@ def remove_state(model_or_clip: Any) -> Any:
     }
     patcher.patches = {key: entries for key, entries in kept.items() if entries}
     remove_layers(patcher)
+    remove_encodings(patcher)
+    remove_word_adapters(patcher)
     patcher.remove_attachments(ATTACHMENT)
     if applied.tokenizer is not None:
         plain.tokenizer = applied.tokenizer

@@ -73,11 +73,6 @@ def read_prompt(
     )
 
 
-def positions(clip: Any, text: str) -> list[PromptToken]:
-    """What this CLIP reads at every position of a prompt."""
-    return _positions(*_tokenized(clip, text))
-
-
 def parse_pairs(lines: str) -> list[Pair]:
     """One pair per line: `embedding:my_dog dog`, `red dog`, or a noun alone, such as `dog`.
 

@@ -35,7 +35,9 @@ class RegionalPrompts:
 
     masks: [H, W] each; softness: of their edges, see `cover`. contexts: their encoded prompts
     [L, U, tokens, width], L the number of `blocks`, or 1 where all read alike. pooled: each prompt
-    as a whole, for models that are told that too. blocks: the UNet's transformer blocks, as patches
+    as a whole, for models that are told that too. spoken: [U, tokens], 0 in the rows of prompts
+    that the base model reads, 1 in those that a region's adapter does. localized: the regions whose
+    adapter is heard in such rows alone. blocks: the UNet's transformer blocks, as patches
     and as modules are named, in the order in which they run. changes: the name of a linear layer of
     the UNet -> what the regions' adapters change in it. known: what `covered` has answered.
     """
@@ -44,6 +46,8 @@ class RegionalPrompts:
     softness: float
     contexts: Tensor
     pooled: tuple[Tensor | None, ...]
+    spoken: Tensor
+    localized: tuple[bool, ...]
     blocks: Mapping[Slot, str]
     changes: Mapping[str, Stacked]
     known: dict[tuple[Size, Size, Area | None], Tensor] = field(default_factory=dict)
@@ -51,7 +55,8 @@ class RegionalPrompts:
     def to(self, device: torch.device, dtype: torch.dtype) -> RegionalPrompts:
         """The same where the UNet is, in its number format."""
         changes = {name: stacked.to(device, dtype) for name, stacked in self.changes.items()}
-        return replace(self, contexts=self.contexts.to(device, dtype), changes=changes, known={})
+        contexts, spoken = (x.to(device, dtype) for x in (self.contexts, self.spoken))
+        return replace(self, contexts=contexts, spoken=spoken, changes=changes, known={})
 
     def read_at(self, slot: Slot) -> Tensor:
         """The prompts as one layer reads them: [U, tokens, width]."""
@@ -251,7 +256,7 @@ class _Pass:
         if self.others.chunks and any(change is not None for change in changes):
             pairs = self.pairs
             read = [
-                _behind(own, _plus(change, self.others, self.others.of(x), self.others.of(answer)))
+                _behind(own, self._of_others(change, x, answer))
                 for own, change, x, answer in zip(
                     read, changes, self.given[1:], (k, v), strict=True
                 )
@@ -262,6 +267,14 @@ class _Pass:
             inside = inside.unflatten(0, read[0].shape[:2])
             self.attended = pairs.mixed(self.attended, inside, self._covered(extra))
         return self.attended
+
+    def _of_others(self, change: Stacked | None, x: Tensor, answer: Tensor) -> Tensor:
+        """Keys or values of chunks without prompts of regions, [pairs, pictures, tokens, width]:
+        with the regions' adapters, but for those that are heard in their concepts' words alone."""
+        own, plain = self.others.of(x), self.others.of(answer)
+        read = _plus(change, self.others, own, plain)
+        silent = [self.prompts.localized[region] for region in self.others.regions]
+        return torch.where(torch.tensor(silent, device=x.device)[:, None, None, None], plain, read)
 
     def _output(self, layers: Mapping[Slot, _Layer], n: Tensor, extra: Mapping[str, Any]) -> Tensor:
         layer = layers[(*extra["block"], extra["block_index"])]
@@ -284,9 +297,9 @@ class _Pass:
             contexts = self.prompts.read_at(layer.slot)
             answers = self.unet.get_submodule(projection)(contexts)
             change = self.prompts.changes.get(projection)
-            self.kept[projection] = (
-                answers if change is None else answers + change.changes(contexts)
-            )
+            if change is not None:
+                answers = answers + change.changes(contexts) * self.prompts.spoken[..., None]
+            self.kept[projection] = answers
         chosen = self.kept[projection][self.prompted.regions]
         return chosen[:, None].expand(-1, self.pictures, -1, -1)
 

@@ -12,26 +12,26 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ..lifelong_core.adapters.factors import Factors, low_rank_factors
 from ..lifelong_core.adapters.stacked import stacked_factors
 from ..lifelong_core.attention.layers import context_blocks
 from ..lifelong_core.attention.regions import Region
 from ..lifelong_core.backbone.context_layers import QUERY, family_context_layers
 from ..lifelong_core.backbone.keys import unet_diffusers_to_ldm
-from ..lifelong_core.concepts import Concept, with_plain_nouns
+from ..lifelong_core.concepts import mentions, with_plain_nouns
 from ..lifelong_core.errors import InputError
-from ..lifelong_core.localized_words import localized_concept, own_words
 from ..lifelong_core.methods import placed_state
+from ..lifelong_core.prompts.conditioning import NOBODYS
 from ..lifelong_core.prompts.syntax import IDENTIFIER
 from ..lifelong_core.sharing.lora import lora_state_dict
-from ..lifelong_core.sharing.naming import UNET, layers, text_prefixes
+from ..lifelong_core.sharing.naming import UNET, text_prefixes
 from ..lifelong_core.state import LifelongState
 from .attention_capture import Slot
 from .bridge import base_model
 from .layer_contexts import KEY, add_layers
+from .localized_encoding import WORDS, add_localized
 from .patching import remove_state, with_concepts
-from .prompt_words import positions
 from .regional_attention import RegionalPrompts
+from .unet_changes import unet_changes
 
 NAMED = re.compile(rf"(?:^|(?<=[\s(])){re.escape(IDENTIFIER)}([A-Za-z0-9_-]+)")
 
@@ -49,6 +49,7 @@ def knowing(model: Any, clip: Any, state: LifelongState) -> tuple[Any, Any]:
         state.require_backbone(base_model(model))
     clip.tokenizer = with_concepts(clip.tokenizer, state)
     add_layers(model, clip, state)
+    add_localized(clip, state)
     return model, clip
 
 
@@ -63,16 +64,22 @@ def read_regions(
     inside a region can.
     """
     routed = [_routed(clip, state, region.prompt) for region in regions]
-    changes = stacked_factors([_unet_changes(own) for own in routed])
-    encoded = [
-        _encoded(clip, own, region.prompt, localized_concept(state, region.prompt))
-        for own, region in zip(routed, regions, strict=True)
+    changes = stacked_factors(
+        [unet_changes(own, own.adapter) if own is not None else {} for own in routed]
+    )
+    found = [
+        _encoded(clip, own, region.prompt) for own, region in zip(routed, regions, strict=True)
     ]
+    localized = tuple(
+        _by_words(state, region.prompt, one) for region, one in zip(regions, found, strict=True)
+    )
     return RegionalPrompts(
         masks=tuple(region.mask for region in regions),
         softness=softness,
-        contexts=_joined([contexts for contexts, _ in encoded]),
-        pooled=tuple(pooled for _, pooled in encoded),
+        contexts=_joined([_contexts(one) for one in found]),
+        pooled=tuple(one.get("pooled_output") for one in found),
+        spoken=_joined([_spoken(*one) for one in zip(found, localized, strict=True)])[0, ..., 0],
+        localized=localized,
         blocks=_blocks(state.family),
         changes=changes,
     )
@@ -102,33 +109,35 @@ def _require_known(clip: Any, state: LifelongState, prompt: str) -> None:
             )
 
 
-def _encoded(
-    clip: Any, routed: LifelongState | None, prompt: str, own: Concept | None
-) -> tuple[Tensor, Tensor | None]:
-    """The prompt as layers read it [L, 1, tokens, width], and as a whole; by text encoders with
-    the region's own adapter. L is 1 where all layers read alike. With `own` only the rows of this
-    concept's words tell of it.
-    """
+def _encoded(clip: Any, routed: LifelongState | None, prompt: str) -> dict[str, Any]:
+    """What text encoders with the region's own adapter give for its prompt."""
     if routed is not None:
         lora = lora_state_dict(routed)
         text = {key: value for key, value in lora.items() if not key.startswith(UNET)}
         if text:
             _, clip = comfy.sd.load_lora_for_models(None, clip, text, 0.0, 1.0)
-    if own is None:
-        return _read(clip, prompt)
-    plain = with_plain_nouns(prompt, [own.token])
-    places = own_words(positions(clip, prompt), positions(clip, plain), own)
-    if places is None:
-        return _read(clip, prompt)
-    (contexts, _), (others, pooled) = _read(clip, prompt), _read(clip, plain)
-    return places.put(contexts, others.expand_as(contexts)), pooled
+    found: dict[str, Any] = clip.encode_from_tokens(clip.tokenize(prompt), return_dict=True)
+    return found
 
 
-def _read(clip: Any, prompt: str) -> tuple[Tensor, Tensor | None]:
-    found = clip.encode_from_tokens(clip.tokenize(prompt), return_dict=True)
+def _contexts(found: Mapping[str, Any]) -> Tensor:
+    """The prompt as layers read it: [L, 1, tokens, width]; L is 1 where all layers read alike."""
     layers = found.get(KEY)
-    contexts = found["cond"][None] if layers is None else layers.layers.transpose(0, 1)
-    return contexts, found.get("pooled_output")
+    return found["cond"][None] if layers is None else layers.layers.transpose(0, 1)
+
+
+def _by_words(state: LifelongState, prompt: str, found: Mapping[str, Any]) -> bool:
+    """Whether a region's adapter is heard in its concepts' own words alone."""
+    named = {one.token for one in state.concepts if mentions(prompt, one.token)}
+    return WORDS in found and named <= set(found[WORDS].tokens)
+
+
+def _spoken(found: Mapping[str, Any], localized: bool) -> Tensor:
+    """[1, 1, tokens, 1]: 1 in rows in which the region's adapter is heard, else 0."""
+    heard = torch.ones(found["cond"].shape[1])
+    if localized:
+        heard = (found[WORDS].owners != NOBODYS).to(heard)
+    return heard[None, None, :, None]
 
 
 def _joined(prompts: Sequence[Tensor]) -> Tensor:
@@ -149,17 +158,4 @@ def _blocks(family: str) -> dict[Slot, str]:
     return {
         block: name.removesuffix(f".attn2{QUERY}")
         for block, name in zip(context_blocks(family), modules, strict=True)
-    }
-
-
-def _unet_changes(routed: LifelongState | None) -> Mapping[str, Factors]:
-    """ComfyUI's name of a linear layer of the UNet -> what an adapter changes in it."""
-    if routed is None:
-        return {}
-    found = low_rank_factors(routed.adapter_spec, routed.adapter, layers(routed.family))
-    names = unet_diffusers_to_ldm(routed.family)
-    return {
-        names[f"{layer.removeprefix('unet.')}.weight"].removesuffix(".weight"): factors
-        for layer, factors in found.items()
-        if layer.startswith("unet.")
     }

@@ -9,9 +9,16 @@ import torch
 
 from lifelong_core.attention import prompt_tokens
 from lifelong_core.backbone import Backbone, random_backbone
-from lifelong_core.localized_words import encode_localized, localized_concept, own_words
+from lifelong_core.localized_words import (
+    encode_localized,
+    localized_concepts,
+    own_words,
+    reading_of,
+)
 from lifelong_core.prompts import tokenizer
+from lifelong_core.prompts.conditioning import NOBODYS, UNKNOWN
 from lifelong_core.regional_slots import Slot, encode_slots, plain_slots, routed_slot
+from lifelong_core.sampling import generate
 from lifelong_core.state import LifelongState
 from tests.consolidation.conftest import example_state
 
@@ -35,7 +42,7 @@ def state(backbone: Backbone) -> LifelongState:
     ("prompt", "plain"),
     [
         (BOTH, "a dog and a cat"),
-        ("a photo of embedding:thing_1 dog and a cat", "a photo of a dog and a cat"),
+        ("a photo of embedding:thing_1 dog and a cat", "a photo of dog and a cat"),
         ("a cat and a big (embedding:thing_1 dog:1.2)", "a cat and a big (dog:1.2)"),
     ],
 )
@@ -43,7 +50,7 @@ def test_rows_are_the_plain_prompts_but_for_the_concepts_words(
     backbone: Backbone, state: LifelongState, prompt: str, plain: str
 ) -> None:
     concept, text = state.concepts[0], backbone.text
-    made = encode_localized(text, "blurred", prompt, state.vectors, concept)
+    made = encode_localized(text, ["blurred", prompt], state.vectors, [concept])
     named, others = (text.encode([one], state.vectors).context[0] for one in (prompt, plain))
     rows = next(iter(concept.vectors.values())).shape[-2]
     begin = prompt_tokens(text.tokenize(prompt, state.vectors)).index(concept.token)
@@ -65,23 +72,85 @@ def test_rows_are_the_plain_prompts_but_for_the_concepts_words(
 def test_other_prompts_stay_as_they_are(
     backbone: Backbone, state: LifelongState, prompt: str
 ) -> None:
-    made = encode_localized(backbone.text, "", prompt, state.vectors, state.concepts[0])
-    assert torch.equal(made.context, backbone.text.encode(["", prompt], state.vectors).context)
+    made = encode_localized(backbone.text, [prompt], state.vectors, state.concepts[:1])
+    assert torch.equal(made.context, backbone.text.encode([prompt], state.vectors).context)
+    assert reading_of(backbone.text, prompt, state.vectors, state.concepts[:1]) is None
     tokens = prompt_tokens(backbone.text.tokenize(prompt, state.vectors))
-    assert own_words(tokens, tokens, state.concepts[0]) is None
+    assert own_words(tokens, state.concepts[0]) is None
+
+
+def test_several_concepts_are_each_read_alone(backbone: Backbone, state: LifelongState) -> None:
+    """Also when the last of them comes first."""
+    first, second = state.concepts
+    text, vectors = backbone.text, state.vectors
+    prompt = f"a {second.phrase} and {first.phrase} on grass"
+    plain = f"a {second.noun} and {first.noun} on grass"
+    rows = text.encode([plain], vectors).context[0]
+    tokens = prompt_tokens(text.tokenize(plain, {}))
+    for concept, named in (
+        (first, f"a {second.noun} and {first.phrase} on grass"),
+        (second, f"a {second.phrase} and {first.noun} on grass"),
+    ):
+        own = text.encode([named], vectors).context[0]
+        count = next(iter(concept.vectors.values())).shape[-2]
+        begin = prompt_tokens(text.tokenize(named, vectors)).index(concept.token)
+        at = tokens.index(*tokenizer().encode(concept.noun))
+        words = [*[concept.token] * count, tokens[at]]
+        rows = torch.cat([rows[:at], own[begin : begin + count + 1], rows[at + 1 :]])[:77]
+        tokens = [*tokens[:at], *words, *tokens[at + 1 :]][:77]
+    made = encode_localized(text, [prompt, "a sun", prompt], vectors, state.concepts)
+    assert torch.equal(made.context[0], rows) and torch.equal(made.context[2], rows)
+    assert torch.equal(made.context[1], text.encode(["a sun"], {}).context[0])
+    assert prompt_tokens(text.tokenize(prompt, vectors)) == tokens, "words stay in their places"
+
+
+def test_a_concept_that_was_learned_otherwise_stays_in_every_row(
+    backbone: Backbone, state: LifelongState
+) -> None:
+    first, second = state.concepts
+    prompt = f"a {first.phrase} and a {second.phrase}"
+    made = encode_localized(backbone.text, [prompt], state.vectors, [first])
+    others = f"a {first.noun} and a {second.phrase}"
+    assert torch.equal(
+        made.context[0, -1], backbone.text.encode([others], state.vectors).context[0, -2]
+    )
 
 
 def test_regions_read_so_what_was_learned_so(backbone: Backbone, state: LifelongState) -> None:
-    first, second = state.concepts
-    assert localized_concept(state, BOTH) is first
-    for prompt in ("a dog", f"a {second.phrase}", f"{first.phrase} and {second.phrase}"):
-        assert localized_concept(state, prompt) is None
+    first, _ = state.concepts
+    assert localized_concepts(state) == (first,)
+    assert localized_concepts(None) == ()
     slot = routed_slot(backbone, state, BOTH, BOTH)
-    assert slot.own is first
+    assert slot.localized == (first,)
     rest = Slot("a street", None, {})
-    made = encode_slots(backbone, [rest, slot, replace(slot, own=None)], "")[1].context
-    wanted = encode_localized(backbone.text, "", BOTH, state.vectors, first).context
+    made = encode_slots(backbone, [rest, slot, replace(slot, localized=())], "")[1].context
+    wanted = encode_localized(backbone.text, ["", BOTH], state.vectors, [first]).context
     assert torch.equal(made[2:4], wanted)
     assert torch.equal(made[4:], backbone.text.encode(["", BOTH], state.vectors).context)
     plain = encode_slots(backbone, plain_slots([slot, slot]), "")[1].context
     assert torch.equal(plain, backbone.text.encode(["", "a  dog and a cat"] * 2, {}).context)
+
+
+def test_pictures_are_drawn_so(backbone: Backbone, state: LifelongState) -> None:
+    prompts, vectors = [BOTH], state.vectors
+    options = {"seed": 1, "steps": 2, "vectors": vectors, "as_latents": True}
+    as_it_is, drawn = (
+        generate(backbone, prompts, localized=localized, **options)
+        for localized in ((), state.concepts[:1])
+    )
+    assert not torch.allclose(as_it_is, drawn, atol=1e-4)
+
+
+def test_in_regions_adapters_are_heard_where_they_have_learned_to_be(
+    backbone: Backbone, state: LifelongState
+) -> None:
+    """In the words of what was learned so; else in all rows, also of the negative prompt."""
+    first, second = state.concepts
+    slots = [
+        routed_slot(backbone, state, prompt, prompt)
+        for prompt in (BOTH, f"a {second.phrase}", f"a {first.phrase} and a {second.phrase}")
+    ]
+    owners = encode_slots(backbone, slots, "")[1].owners
+    assert owners is not None
+    assert set(owners[0].tolist()) == {NOBODYS} and set(owners[1].tolist()) == {NOBODYS, 0}
+    assert set(owners[2:].flatten().tolist()) == {UNKNOWN}

@@ -21,6 +21,7 @@ from ..adapters.layers import Attachment, Forward, base_forward
 from ..backbone import Backbone, Conditioning
 from ..backbone.context_layers import context_layers
 from ..errors import StateError
+from ..prompts.conditioning import NOBODYS
 from .layout import Layout, Part, spread
 
 CONTEXT_LAYERS = (".attn2.to_k", ".attn2.to_v")
@@ -31,7 +32,8 @@ class RegionalUnet:
 
     adapters: of every slot, the whole picture's first; None draws with the base model alone. The
     same object in all slots is attached as it always is. prompts: all encoded prompts that rows
-    name. Each layer's keys and values are computed once per prompt and slot, for all steps.
+    name. Each layer's keys and values are computed once per prompt and slot, for all steps; rows of
+    prompts that are `NOBODYS` by the base model.
 
     Raises StateError for different adapters of which one changes more than attention.
     """
@@ -112,12 +114,20 @@ class RegionalUnet:
         """Keys and values [T, C] that the slot's adapter makes of a prompt in one layer."""
         at = (path, prompt, slot)
         if at not in self._known:
-            context = self._prompts.at_layer(self._numbers[path])[prompt]
             self._known[at] = (
-                self._own(f"{path}.to_k", slot)(context),
-                self._own(f"{path}.to_v", slot)(context),
+                self._read(f"{path}.to_k", path, prompt, slot),
+                self._read(f"{path}.to_v", path, prompt, slot),
             )
         return self._known[at]
+
+    def _read(self, layer: str, path: str, prompt: int, slot: int) -> Tensor:
+        """The rows [T, C] of a prompt; those that are known to be nobody's without adapter."""
+        context = self._prompts.at_layer(self._numbers[path])[prompt]
+        answer = self._own(layer, slot)(context)
+        if self._prompts.owners is None:
+            return answer
+        plain = base_forward(self.backbone.unet.get_submodule(layer), context)
+        return torch.where((self._prompts.owners[prompt] == NOBODYS)[:, None], plain, answer)
 
     def _project(self, path: str, x: Tensor) -> Tensor:
         """In place of the forward of a linear layer that works cell by cell."""

@@ -24,7 +24,8 @@ class Backbone:
     """A base model. All weights are frozen and in eval mode; nothing here ever writes to them.
 
     `fingerprint` tells base models apart, whatever their precision; states are tied to it. It is
-    taken once, when the object is made.
+    taken once, when the object is made. `owners` are those of the prompts of the pass that is under
+    way (`Conditioning.owners`).
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Backbone:
         self.text = text
         self.codec = codec
         self.schedule = schedule
+        self.owners: Tensor | None = None
         self.fingerprint = fingerprint(family.name, schedule.prediction_type, unet)
 
     @property
@@ -121,13 +123,17 @@ class Backbone:
                 "text_embeds": inputs.pooled,
                 "time_ids": time_ids.expand(latents.shape[0], -1),
             }
-        return self.unet(
-            latents.to(self.device, self.dtype),
-            timesteps.to(self.device),
-            inputs.context if inputs.layers is None else inputs.layers,
-            added_cond_kwargs=extra,
-            return_dict=False,
-        )[0]
+        self.owners = inputs.owners
+        try:
+            return self.unet(
+                latents.to(self.device, self.dtype),
+                timesteps.to(self.device),
+                inputs.context if inputs.layers is None else inputs.layers,
+                added_cond_kwargs=extra,
+                return_dict=False,
+            )[0]
+        finally:
+            self.owners = None
 
     def _check(self, latents: Tensor, conditioning: Conditioning) -> None:
         width = self.family.unet["cross_attention_dim"]

@@ -13,8 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..backbone import Backbone
+from ..concepts import Concept
 from ..drawing import knowing
 from ..files import atomic_write, content_hash, copy_file, load_tensors, save_tensors
+from ..localized_words import localized_concepts
 from ..methods import step_adapters
 from ..prompts import ConceptVectors
 from ..sampling import StepAdapters, generate
@@ -56,15 +58,17 @@ def draw(backbone: Backbone, state: LifelongState | None, pictures: Pictures) ->
     """[P, 3, H, W] in [0, 1] by the base model, or by a state of `methods.drawing_state`."""
     adapters = None if state is None else step_adapters(state, backbone)
     if state is not None and adapters is not None:
-        return _generate(backbone, pictures, state.vectors_on(backbone.device), adapters)
+        vectors = state.vectors_on(backbone.device)
+        return _generate(backbone, pictures, vectors, localized_concepts(state), adapters)
     with knowing(backbone, state) as vectors:
-        return _generate(backbone, pictures, vectors)
+        return _generate(backbone, pictures, vectors, localized_concepts(state))
 
 
 def _generate(
     backbone: Backbone,
     pictures: Pictures,
     vectors: Mapping[str, ConceptVectors],
+    localized: Sequence[Concept],
     adapters: StepAdapters | None = None,
 ) -> Tensor:
     batch = BATCH.get(backbone.device.type, BATCH["cpu"])
@@ -74,6 +78,7 @@ def _generate(
         seed=pictures.seed,
         steps=pictures.steps,
         vectors=vectors,
+        localized=localized,
         batch_size=batch,
         as_latents=True,
         autocast=autocast_dtype(pictures.precision),

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from ..backbone import Backbone
+from ..concepts import Concept
 from ..drawing import knowing
 from ..files import content_hash
 from ..finished import keep_latents, kept_latents
+from ..localized_words import localized_concepts
 from ..prompts import ConceptVectors
 from ..sampling import generate
 from ..seeding import derive_seed, generator
@@ -92,12 +94,13 @@ def draw_candidates(
         for anchor in anchors
     ]
     drawn: list[Tensor] = []
+    localized = localized_concepts(state)
     with knowing(backbone, state) as vectors:
         for place, (anchor, path) in enumerate(zip(anchors, paths, strict=True)):
             latents = kept_latents(path, "remembered pictures")
             if latents is None:
                 step = _step(on_progress, place, len(anchors))
-                latents = _drawn(backbone, anchor, vectors, settings, size, step)
+                latents = _drawn(backbone, anchor, vectors, localized, settings, size, step)
                 if path is not None:
                     keep_latents(path, latents)
             if on_progress is not None:
@@ -110,6 +113,7 @@ def _drawn(
     backbone: Backbone,
     anchor: Anchor,
     vectors: dict[str, ConceptVectors],
+    localized: Sequence[Concept],
     settings: MemorySettings,
     size: int,
     on_step: Callable[[], None] | None,
@@ -122,6 +126,7 @@ def _drawn(
         guidance=_guidance(backbone, settings),
         size=(size, size),
         vectors=vectors,
+        localized=localized,
         batch_size=DRAWN_AT_ONCE,
         as_latents=True,
         autocast=autocast_dtype(settings.precision),

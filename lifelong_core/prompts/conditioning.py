@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+NOBODYS = -1
+"""The owner of a row that tells of no concept."""
+UNKNOWN = -2
+"""The owner of a row of which nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -16,11 +21,14 @@ class Conditioning:
 
     layers: [B, L, T, W], a context for each cross-attention layer, if any prompt names a layer-wise
     concept; `context` and `pooled` are then those of the concept's mean vectors. Else None.
+    owners: [B, T] int64, whose words stand at each row: the number of a concept, `NOBODYS` or
+    `UNKNOWN`; only from `localized_words`, None elsewhere.
     """
 
     context: Tensor
     pooled: Tensor | None = None
     layers: Tensor | None = None
+    owners: Tensor | None = None
 
     def __len__(self) -> int:
         return self.context.shape[0]
@@ -29,13 +37,15 @@ class Conditioning:
         """The rows of a slice or of a LongTensor of positions (repeats allowed)."""
         if isinstance(index, Tensor):
             index = index.to(self.context.device)
-        return self._each(lambda part: part[index])
+        own = None if self.owners is None else self.owners[index]
+        return replace(self._each(lambda part: part[index]), owners=own)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Conditioning:
         """A copy on `device` in `dtype`; shares memory where nothing changes."""
-        return self._each(lambda part: part.to(device=device, dtype=dtype))
+        own = None if self.owners is None else self.owners.to(device=device)
+        return replace(self._each(lambda part: part.to(device=device, dtype=dtype)), owners=own)
 
     def detach(self) -> Conditioning:
         """The same numbers without a gradient path."""
@@ -50,6 +60,7 @@ class Conditioning:
             change(self.context),
             None if self.pooled is None else change(self.pooled),
             None if self.layers is None else change(self.layers),
+            self.owners,
         )
 
     @staticmethod
@@ -66,13 +77,24 @@ class Conditioning:
         count = next((part.layers.shape[1] for part in parts if part.layers is not None), 0)
         if count:
             layers = torch.cat([_repeated(_layers(part, count), length) for part in parts])
-        return Conditioning(context, torch.cat(pooled) if pooled else None, layers)
+        owners = None
+        if any(part.owners is not None for part in parts):
+            owners = torch.cat([_owners(part, length) for part in parts])
+        return Conditioning(context, torch.cat(pooled) if pooled else None, layers, owners)
 
 
 def _repeated(tokens: Tensor, length: int) -> Tensor:
     """[…, T, W] -> […, length, W]."""
     times = length // tokens.shape[-2]
     return tokens if times == 1 else tokens.repeat(*[1] * (tokens.dim() - 2), times, 1)
+
+
+def _owners(part: Conditioning, length: int) -> Tensor:
+    """[B, length]."""
+    if part.owners is None:
+        rows = part.context
+        return rows.new_full((len(rows), length), UNKNOWN, dtype=torch.long)
+    return part.owners.repeat(1, length // part.owners.shape[1])
 
 
 def _layers(part: Conditioning, count: int) -> Tensor:

@@ -38,8 +38,9 @@ def scene() -> Any:
 
 
 @cache
-def two_toys(targets: tuple[str, ...] = KEY_VALUE) -> Any:
-    """A state with two lessons whose adapters are their own, of a size to be seen."""
+def two_toys(targets: tuple[str, ...] = KEY_VALUE, localized: tuple[str, ...] = ()) -> Any:
+    """A state with two lessons whose adapters are their own, of a size to be seen; these were
+    learned with localized words."""
     draw = torch.Generator().manual_seed(0)
     states, concepts = pack("lifelong_core.state"), pack("lifelong_core.concepts")
     spec = pack("lifelong_core.adapters.spec").AdapterSpec(rank=4, alpha=4.0, targets=targets)
@@ -53,7 +54,7 @@ def two_toys(targets: tuple[str, ...] = KEY_VALUE) -> Any:
                 adapter[f"{key}.up"] = torch.randn(out, 4, generator=draw) / 2
         vectors = {"clip_l": torch.randn(2, 128, generator=draw)}
         concept = concepts.Concept(token, noun, vectors)
-        settings = {"method": "hard_routing"}
+        settings = {"method": "hard_routing", "localized_words": token in localized}
         records.append(states.TaskRecord(concept, "hash", adapter, settings, {}))
     fingerprint = pack("nodes.bridge").base_model(base()[0]).fingerprint
     return states.LifelongState("demo", fingerprint, spec, records[-1].adapter, tuple(records))

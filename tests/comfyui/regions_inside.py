@@ -73,8 +73,13 @@ def check_noise_is_that_of_the_library() -> None:
     library = pack("lifelong_core.attention.regions")
     third = region("a lawn", 0.3, 0.25, 0.8, 0.8, before=halves())
     sampling = base()[0].get_model_object("model_sampling")
-    for targets, softness in ((KEY_VALUE, 0.0), (TARGETS, 0.1)):
-        state = two_toys(targets)
+    for targets, softness, localized in (
+        (KEY_VALUE, 0.0, ()),
+        (TARGETS, 0.1, ()),
+        (KEY_VALUE, 0.0, ("my_dog",)),
+        (TARGETS, 0.0, ("my_dog", "my_cat")),
+    ):
+        state = two_toys(targets, localized)
         with noted() as seen:
             drawn(third, state=state, softness=softness, latent_image=small(2), steps=2, delay=0.5)
         with torch.inference_mode(False), backbone(*base()) as copy:
@@ -114,19 +119,18 @@ def check_words_that_were_learned_alone_are_read_alone() -> None:
     """As the library reads them, but for the rounding of ComfyUI's own text encoder."""
     prompts = pack("nodes.regional_prompts")
     encoding = pack("lifelong_core.localized_words")
-    usual = two_toys()
-    dog, cat = usual.records
-    learned = replace(dog, settings={**dog.settings, "localized_words": True})
-    state = replace(usual, records=(learned, cat))
+    usual, state = two_toys(), two_toys(localized=("my_dog",))
+    dog = state.records[0]
     for prompt in ("embedding:my_dog dog and a cat", "a cat, a big (embedding:my_dog dog:1.3)"):
         placed = [one.in_picture((64, 64)) for one in region(prompt)]
         _, clip = prompts.knowing(*base()[:2], state)
         read = prompts.read_regions(clip, state, placed, 0.0).contexts[0]
+        _, clip = prompts.knowing(*base()[:2], usual)
         other = prompts.read_regions(clip, usual, placed, 0.0).contexts[0]
         with torch.inference_mode(False), torch.no_grad(), backbone(*base()) as copy:
             expected = encoding.encode_localized(
-                copy.text, "", prompt, state.vectors, dog.concept
-            ).context[1:]
+                copy.text, [prompt], state.vectors, [dog.concept]
+            ).context
         assert distance(read, expected) < 1e-4, prompt
         assert distance(read, other) > 1e-2, prompt
 

@@ -1,0 +1,68 @@
+"""A base model that draws one prompt, for as long as a block lasts, with each word's own adapter.
+
+A state that keeps an adapter per lesson draws a prompt with one that its method makes of them. A
+mean of several, which answers in all rows of the prompt, draws their concepts as one thing. Where
+concepts were learned with localized words, each one's adapter answers in its own words instead,
+and the base model in all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from .adapters.by_words import AdaptersByWords, changes_words_alone
+from .adapters.frozen import frozen_adapter
+from .backbone import Backbone
+from .concepts import Concept, mentions
+from .drawing import knowing
+from .localized_words import localized_concepts, reading_of
+from .methods import drawing_state, newest_method
+from .prompts import ConceptVectors
+from .state import LifelongState, TaskRecord
+
+
+@dataclass(frozen=True)
+class Known:
+    """What `generate` is told of a state: its concepts' vectors, and those to read localized."""
+
+    vectors: dict[str, ConceptVectors] = field(default_factory=dict)
+    localized: tuple[Concept, ...] = ()
+
+
+@contextmanager
+def prompted(backbone: Backbone, state: LifelongState | None, prompt: str) -> Iterator[Known]:
+    """Attach what draws `prompt`; without a state the base model stays alone.
+
+    By words where the method gives every prompt an adapter of its own. Raises StateError for a
+    state of another base model or with adapters that do not fit, and what `drawing_state` raises.
+    """
+    if state is None:
+        yield Known()
+        return
+    state.require_backbone(backbone)
+    method = newest_method(state)
+    records = records_by_words(state, prompt) if method is not None and method.by_prompt else ()
+    concepts = tuple(record.concept for record in records)
+    if reading_of(backbone.text, prompt, state.vectors, concepts) is None:
+        known = drawing_state(state, prompt, backbone.text)
+        with knowing(backbone, known) as vectors:
+            yield Known(vectors, localized_concepts(known))
+        return
+    adapters = [frozen_adapter(state.adapter_spec, backbone, one.adapter) for one in records]
+    with AdaptersByWords(adapters).attached(backbone):
+        yield Known(state.vectors_on(backbone.device), concepts)
+
+
+def records_by_words(state: LifelongState, prompt: str) -> tuple[TaskRecord, ...]:
+    """The lessons on the concepts that `prompt` names, if each can be heard in its words alone.
+
+    None where one of them was not learned with localized words, was not kept, or changes more than
+    keys and values.
+    """
+    if not changes_words_alone(state.adapter_spec):
+        return ()
+    named = tuple(one for one in state.records if mentions(prompt, one.concept.token))
+    fit = all(one.adapter and one.settings.get("localized_words") for one in named)
+    return named if fit else ()

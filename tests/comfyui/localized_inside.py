@@ -1,0 +1,215 @@
+"""Runs inside ComfyUI's own process: concepts that CLIP Text Encode reads in their own words alone.
+
+python localized_inside.py COMFYUI PACK WORK: see inside.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from guidance_helpers import conditioning
+from inside import backbone, comfy, main, pack, torch
+from regions_helpers import KEY_VALUE, base, two_toys
+
+# What follows can be imported once inside.py has set ComfyUI up.
+# isort: split
+import comfy.sample
+import comfy.samplers
+from comfy.patcher_extension import WrappersMP
+
+import nodes
+
+BOTH = "a photo of a (embedding:my_cat cat:1.3) and a big embedding:my_dog dog on grass"
+OTHERS = (
+    "a dog on grass",
+    "embedding:my_dog, a dog",
+    "a embedding:my_dog dog and a embedding:my_dog dog",
+    "embedding:my_dog dog " + "in the sun " * 40,
+)
+LAYERS = 10
+
+
+def layerwise(state: Any) -> Any:
+    """The state with a set of vectors for each layer."""
+    draw = torch.Generator().manual_seed(6)
+    records = []
+    for record in state.records:
+        vectors = torch.randn(LAYERS, 2, 128, generator=draw)
+        concept = replace(record.concept, vectors={"clip_l": vectors})
+        records.append(replace(record, concept=concept))
+    return replace(state, records=tuple(records))
+
+
+def reader(state: Any) -> Any:
+    """The CLIP that knows the state."""
+    return pack("nodes.patching").put_on(*base()[:2], state)[1]
+
+
+def encoded(clip: Any, prompt: str) -> tuple[torch.Tensor, dict[str, Any]]:
+    """What CLIP Text Encode gives."""
+    with torch.inference_mode():
+        ((context, found),) = nodes.CLIPTextEncode().encode(clip, prompt)[0]
+    return context, found
+
+
+def librarys(state: Any, prompt: str) -> Any:
+    words = pack("lifelong_core.localized_words")
+    with torch.inference_mode(False), torch.no_grad(), backbone(*base()) as copy:
+        concepts = words.localized_concepts(state)
+        return words.encode_localized(copy.text, [prompt], state.vectors, concepts)
+
+
+def distance(left: torch.Tensor, right: torch.Tensor) -> float:
+    return float((left - right).norm() / right.norm())
+
+
+def check_several_concepts_are_each_read_alone() -> None:
+    usual, _ = encoded(reader(two_toys()), BOTH)
+    for localized in (("my_dog",), ("my_cat",), ("my_dog", "my_cat")):
+        state = two_toys(localized=localized)
+        context, _ = encoded(reader(state), BOTH)
+        assert distance(context, librarys(state, BOTH).context) < 1e-4, localized
+        assert distance(context, usual) > 1e-2, localized
+
+
+def check_layerwise_concepts_are_read_so_in_every_layer() -> None:
+    key = pack("nodes.layer_contexts").KEY
+    state = layerwise(two_toys(localized=("my_dog", "my_cat")))
+    context, found = encoded(reader(state), BOTH)
+    expected = librarys(state, BOTH)
+    assert distance(context, expected.context) < 1e-4
+    assert torch.equal(found[key].context, context)
+    assert distance(found[key].layers, expected.layers) < 1e-4
+
+
+def check_other_prompts_are_read_as_ever() -> None:
+    usual, localized = reader(two_toys()), reader(two_toys(localized=("my_dog", "my_cat")))
+    for prompt in OTHERS:
+        assert torch.equal(encoded(localized, prompt)[0], encoded(usual, prompt)[0]), prompt
+
+
+def check_it_comes_off_with_the_state() -> None:
+    patching = pack("nodes.patching")
+    clip = base()[1]
+    for state in (
+        two_toys(localized=("my_dog", "my_cat")),
+        layerwise(two_toys(localized=("my_dog",))),
+    ):
+        plain = patching.remove_state(reader(state))
+        assert plain.patcher.object_patches.keys() == clip.patcher.object_patches.keys()
+        assert torch.equal(encoded(plain, "a dog")[0], encoded(clip, "a dog")[0])
+
+
+def check_guidance_finds_the_words() -> None:
+    state = two_toys(localized=("my_dog", "my_cat"))
+    clip = reader(state)
+    read = pack("nodes.prompt_words").read_prompt(clip, BOTH, "", state)
+    assert read.are_in(encoded(clip, BOTH)[0])
+    assert (
+        read.places
+        == pack("nodes.prompt_words").read_prompt(reader(two_toys()), BOTH, "", state).places
+    )
+
+
+def librarys_picture(state: Any, prompt: str) -> torch.Tensor:
+    """The model's output by the library, for the prompt and for a negative one."""
+    routing, words = pack("lifelong_core.word_routing"), pack("lifelong_core.localized_words")
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        backbone(*base()) as copy,
+        routing.prompted(copy, state, prompt) as known,
+    ):
+        read = words.encode_localized(
+            copy.text, ["blurred", prompt], known.vectors, known.localized
+        )
+        when = torch.tensor([500, 500])
+        return copy.predict(noise().expand(2, -1, -1, -1), when, read).float()
+
+
+def noise() -> torch.Tensor:
+    return torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+def outputs(model: Any, clip: Any, positive: Any, negative: str = "blurred") -> torch.Tensor:
+    """ComfyUI's outputs in one batch: with the negative prompt, and with the positive one."""
+    seen: list[torch.Tensor] = []
+
+    def see(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        found = executor(*args, **kwargs)
+        order = args[5]["cond_or_uncond"]
+        seen.append(found[[order.index(1), order.index(0)]].clone())
+        return found
+
+    watched = model.clone()
+    watched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "watch", see)
+    sampling = model.get_model_object("model_sampling")
+    sigma = float(sampling.sigma(torch.tensor(500.0)))
+    with torch.inference_mode():
+        sampler = comfy.samplers.sampler_object("euler")
+        sigmas = torch.tensor([sigma, 0.0])
+        scaled = noise() * (sigma**2 + 1) ** 0.5 / sigma
+        comfy.sample.sample_custom(
+            watched, scaled, 3.0, sampler, sigmas, positive,
+            conditioning(clip, negative), torch.zeros(1, 4, 8, 8),
+        )  # fmt: skip
+    return seen[0]
+
+
+def elastic(state: Any, prompt: str) -> Any:
+    node = pack("nodes.elastic_concept_weights").ElasticConceptWeights
+    with torch.inference_mode():
+        return node.execute(*base()[:2], state, prompt, 4.0).result
+
+
+def check_each_concept_is_heard_in_its_own_words() -> None:
+    state = two_toys(localized=("my_dog", "my_cat"))
+    for known in (state, layerwise(state)):
+        for prompt in (BOTH, "a embedding:my_dog dog and a cat"):
+            model, clip, positive, told = elastic(known, prompt)
+            for negative in ("blurred", "ugly " * 100):
+                found = outputs(model, clip, positive, negative)
+                expected = librarys_picture(known, prompt)
+                assert distance(found[1], expected[1]) < 1e-3, prompt
+                if negative == "blurred":
+                    assert distance(found[0], expected[0]) < 1e-3, prompt
+            unheard = outputs(base()[0], clip, positive)
+            assert distance(unheard[1], expected[1]) > 1e-2, prompt
+            assert told.startswith("100.00%"), told
+    layers = layers_of(base()[0])
+    assert layers and not any("forward" in one.__dict__ for one in layers)
+
+
+def layers_of(model: Any) -> list[Any]:
+    """The layers that the adapters change."""
+    modules = model.model.diffusion_model.named_modules()
+    return [one for name, one in modules if name.endswith(KEY_VALUE)]
+
+
+def check_rows_that_other_nodes_put_behind_are_nobodys() -> None:
+    state = two_toys(localized=("my_dog", "my_cat"))
+    model, clip, positive, _ = elastic(state, BOTH)
+    behind = nodes.ConditioningConcat().concat(positive, conditioning(clip, BOTH))[0]
+    before = nodes.ConditioningConcat().concat(conditioning(clip, "a dog"), positive)[0]
+    heard, unheard = (outputs(one, clip, behind)[1] for one in (model, base()[0]))
+    assert distance(heard, unheard) > 1e-2
+    heard, unheard = (outputs(one, clip, before)[1] for one in (model, base()[0]))
+    assert distance(heard, unheard) < 1e-5
+
+
+def check_prompts_that_are_not_read_so_are_merged_as_ever() -> None:
+    state, usual = two_toys(localized=("my_dog", "my_cat")), two_toys()
+    for prompt in OTHERS[1:]:
+        one, other = (outputs(*elastic(known, prompt)[:3]) for known in (state, usual))
+        assert distance(one, other) < 1e-5, prompt
+
+
+def check_word_adapters_come_off_with_the_state() -> None:
+    model, clip, positive, _ = elastic(two_toys(localized=("my_dog", "my_cat")), BOTH)
+    plain = pack("nodes.patching").remove_state(model)
+    assert torch.equal(outputs(plain, clip, positive), outputs(base()[0], clip, positive))
+
+
+if __name__ == "__main__":
+    main(globals())
