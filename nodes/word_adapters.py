@@ -7,9 +7,10 @@ stays behind. Below all patches of attention, so that these work as ever, attent
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,6 +66,7 @@ class WordAdapters:
 
     def __init__(self, adapters: Mapping[str, Changes]) -> None:
         self.adapters = adapters
+        self._moved: dict[Any, tuple[Tensor, Tensor]] = {}
 
     def __call__(
         self,
@@ -83,13 +85,12 @@ class WordAdapters:
 
     def _spoken(self, options: Mapping[str, Any], context: Tensor) -> dict[str, Tensor]:
         """Token -> the rows [B, T] of a pass's context that are its concept's."""
-        uuids, known = options["uuids"], options.get(KEY, {})
-        pictures = len(context) // len(uuids)
+        known: Mapping[Any, LocalizedRows] = options.get(KEY, {})
         found: dict[str, Tensor] = {}
-        for number, uuid in enumerate(uuids):
-            rows: LocalizedRows | None = known.get(uuid)
-            if rows is None:
+        for number, uuid in enumerate(options["uuids"] if known else ()):
+            if uuid not in known:
                 continue
+            rows, pictures = known[uuid], len(context) // len(options["uuids"])
             # Where prompts of several lengths share a batch, the shorter ones repeat.
             owners = rows.owners.repeat(context.shape[1] // len(rows.owners))
             for owner, token in enumerate(rows.tokens):
@@ -108,12 +109,10 @@ class WordAdapters:
             for name in names:
                 layer = unet.get_submodule(name)
                 before.append((layer, layer.__dict__.get("forward")))
-                own = [
-                    (mask, self.adapters[token][name])
-                    for token, mask in spoken.items()
-                    if name in self.adapters[token]
-                ]
-                layer.forward = _Forward(layer.forward, own)
+                own = {
+                    token: mask for token, mask in spoken.items() if name in self.adapters[token]
+                }
+                layer.forward = _Forward(layer.forward, own, partial(self._factors, name))
             yield
         finally:
             for layer, forward in before:
@@ -122,20 +121,41 @@ class WordAdapters:
                 else:
                     layer.forward = forward
 
+    def _factors(self, name: str, token: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """down and scaled up of an adapter's layer, where x is and in its format; moved once."""
+        key = name, token, x.device, x.dtype
+        if key not in self._moved:
+            own = self.adapters[token][name]
+            self._moved[key] = own.down.to(x), (own.scale * own.up).to(x)
+        return self._moved[key]
+
 
 class _Forward:
-    """A linear layer's forward with changes in some rows of its input."""
+    """A linear layer's forward with the changes of some adapters in some rows of its input.
 
-    def __init__(self, forward: Any, own: Sequence[tuple[Tensor, Factors]]) -> None:
+    own: token -> rows [B, T]. factors: of a token's adapter for an input.
+    """
+
+    def __init__(
+        self,
+        forward: Any,
+        own: Mapping[str, Tensor],
+        factors: Callable[[str, Tensor], tuple[Tensor, Tensor]],
+    ) -> None:
         self.forward = forward
         self.own = own
+        self.factors = factors
 
     def __call__(self, x: Tensor) -> Tensor:
         answer: Tensor = self.forward(x)
-        for rows, factors in self.own:
-            down, up = (part.to(x) for part in (factors.down, factors.scale * factors.up))
-            change = x[rows] @ down.mT @ up.mT
-            answer = answer.index_put((rows,), change.to(answer), accumulate=True)
+        for token, rows in self.own.items():
+            behind = x.shape[1] - rows.shape[1]
+            if len(x) != len(rows) or behind < 0:  # Not the pass's prompts.
+                continue
+            here = pad(rows, (0, behind))  # Patches may put tokens of their own behind.
+            down, up = self.factors(token, x)
+            change = x[here] @ down.mT @ up.mT
+            answer = answer.index_put((here,), answer[here] + change.to(answer))
         return answer
 
 

@@ -198,6 +198,24 @@ def check_rows_that_other_nodes_put_behind_are_nobodys() -> None:
     assert distance(heard, unheard) < 1e-5
 
 
+def check_tokens_that_patches_append_are_nobodys() -> None:
+    state = two_toys(localized=("my_dog", "my_cat"))
+    model, clip, positive, _ = elastic(state, BOTH)
+
+    def append(n: Any, context: Any, value: Any, _: Any) -> Any:
+        more = torch.cat([context, torch.ones_like(context[:, :4])], dim=1)
+        return n, more, more
+
+    found = []
+    for one in (model, base()[0]):
+        patched = one.clone()
+        patched.set_model_attn2_patch(append)
+        found.append(outputs(patched, clip, positive))
+    assert distance(found[0][0], found[1][0]) < 1e-5
+    assert distance(found[0][1], found[1][1]) > 1e-2
+    assert distance(found[0][1], outputs(model, clip, positive)[1]) > 1e-3
+
+
 def check_prompts_that_are_not_read_so_are_merged_as_ever() -> None:
     state, usual = two_toys(localized=("my_dog", "my_cat")), two_toys()
     for prompt in OTHERS[1:]:
