@@ -28,6 +28,7 @@ OTHERS = (
     "embedding:my_dog dog " + "in the sun " * 40,
 )
 LAYERS = 10
+EOS = 49407
 
 
 def layerwise(state: Any) -> Any:
@@ -81,6 +82,38 @@ def check_layerwise_concepts_are_read_so_in_every_layer() -> None:
     assert distance(context, expected.context) < 1e-4
     assert torch.equal(found[key].context, context)
     assert distance(found[key].layers, expected.layers) < 1e-4
+
+
+def check_each_encoder_has_its_own_padding() -> None:
+    """As SDXL's: the second one pads with 0."""
+    encoding = pack("nodes.localized_encoding").LocalizedEncoding
+    own = two_toys(localized=("my_dog", "my_cat"))
+    (first,) = reader(own).tokenize(BOTH)["l"]
+    wide = {token: torch.cat([v["clip_l"]] * 2, dim=1) for token, v in own.vectors.items()}
+    doubled = [
+        (torch.cat([one[0]] * 2) if torch.is_tensor(one[0]) else one[0], *one[1:]) for one in first
+    ]
+    ended = [not torch.is_tensor(one[0]) and one[0] == EOS for one in first].index(True) + 1
+    second = [*doubled[:ended], *[(0, 1.0)] * (77 - ended)]
+    concepts = [
+        replace(one, vectors={**one.vectors, "clip_g": wide[one.token]}) for one in own.concepts
+    ]
+    seen: list[Any] = []
+
+    def encode(tokens: Any) -> Any:
+        seen.append(tokens)
+        return torch.zeros(1, 77 * len(tokens["l"]), 4), None
+
+    context, _, found = encoding(encode, concepts, {"l": EOS, "g": 0})(
+        {"l": [first], "g": [second]}
+    )
+    assert context.shape == (1, 77, 4) and "lifelong_words" in found
+    for encoder, pad in (("l", EOS), ("g", 0)):
+        plain, *named = seen[0][encoder]
+        assert len(named) == 2 and all(len(chunk) == 77 for chunk in (plain, *named))
+        assert all(chunk[-1] == (pad, 1.0) for chunk in (plain, *named)), encoder
+        vectors = [sum(torch.is_tensor(one[0]) for one in chunk) for chunk in (plain, *named)]
+        assert vectors == [0, 2, 2], encoder
 
 
 def check_other_prompts_are_read_as_ever() -> None:
