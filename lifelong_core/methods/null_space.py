@@ -23,13 +23,15 @@ from ..concepts import Concept
 from ..errors import InputError
 from ..lesson import LessonSettings
 from ..localized_words import own_words
-from ..prompts import ConceptVectors, PromptCache, TextStack
+from ..prompts import ConceptVectors, TextStack
 from ..prompts.ordinary import ordinary_prompts
 from ..training.lesson import Lesson
 from .subspaces import lora_only, own_factors
 
 ORDINARY = 300
 """How many ordinary prompts are read."""
+AT_ONCE = 32
+"""Of them."""
 SHARE = 0.99
 """How much of what their rows are is kept out of a lesson's adapter."""
 SENTENCES = ("a photo of a {}", "{}", "a red dog and a {} on the beach", "a drawing of two big {}")
@@ -85,7 +87,8 @@ def other_words(lesson: Lesson) -> Tensor:
     """
     text, rank = lesson.backbone.text, lesson.settings.adapter.rank
     plain = [*ordinary_prompts(ORDINARY), f"a photo of a {lesson.task.noun}"]
-    known = principal_directions(PromptCache(text).encode(plain).context.flatten(0, 1), SHARE)
+    parts = [text.encode(plain[at : at + AT_ONCE]) for at in range(0, len(plain), AT_ONCE)]
+    known = principal_directions(torch.cat([x.context.flatten(0, 1) for x in parts]), SHARE)
     if lesson.state is None:
         return known
     vectors = lesson.state.vectors_on(lesson.backbone.device)
