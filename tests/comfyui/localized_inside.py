@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from guidance_helpers import conditioning
+from guidance_helpers import conditioning, sampled
 from inside import backbone, comfy, main, pack, torch
 from regions_helpers import KEY_VALUE, base, two_toys
 
@@ -229,6 +229,28 @@ def check_rows_that_other_nodes_put_behind_are_nobodys() -> None:
     assert distance(heard, unheard) > 1e-2
     heard, unheard = (outputs(one, clip, before)[1] for one in (model, base()[0]))
     assert distance(heard, unheard) < 1e-5
+
+
+def check_guidance_goes_with_it() -> None:
+    """Its gradient pass hears the adapters too, and leaves nothing behind."""
+    guidance, attention = pack("nodes.guidance"), pack("lifelong_core.attention")
+    state = two_toys(localized=("my_dog", "my_cat"))
+    model, clip, positive, _ = elastic(state, BOTH)
+    read = pack("nodes.prompt_words").read_prompt(clip, BOTH, "", state)
+    settings = attention.GuidanceSettings(caa=1.0, oaa=1.0)
+    seen: dict[str, list[Any]] = {}
+    pictures = {}
+    for name, one in (("heard", model), ("unheard", base()[0])):
+        maps: list[Any] = seen.setdefault(name, [])
+        wish = guidance.Guidance(read, settings, guidance.slots_of(one), maps.append)
+        guided = guidance.add_guidance(one, wish)
+        pictures[name] = sampled(guided, positive, conditioning(clip, ""))
+    plain = sampled(model, positive, conditioning(clip, ""))
+    assert distance(pictures["heard"], plain) > 1e-3
+    assert distance(pictures["heard"], pictures["unheard"]) > 1e-2
+    heard, unheard = (seen[name][0].concepts for name in ("heard", "unheard"))
+    assert distance(heard, unheard) > 1e-4, "the maps are those of the changed keys"
+    assert torch.equal(sampled(model, positive, conditioning(clip, "")), plain)
 
 
 def check_tokens_that_patches_append_are_nobodys() -> None:
