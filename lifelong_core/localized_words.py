@@ -8,7 +8,7 @@ the dog's words tells of the dog: the cat takes on its look, or is not drawn at 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,10 +59,15 @@ class Reading:
 
     def owners(self, length: int) -> Tensor:
         """Of the rows [length] as they are read."""
-        owners = torch.full((length,), NOBODYS)
-        for place, number in zip(self.places, self.numbers, strict=True):
-            owners = place.own(owners, number)
-        return owners
+        return row_owners(zip(self.numbers, self.places, strict=True), length)
+
+
+def row_owners(places: Iterable[tuple[int, OwnWords]], length: int) -> Tensor:
+    """Of a prompt's rows [length], from the concepts' numbers and places, the last ones first."""
+    owners = torch.full((length,), NOBODYS)
+    for number, place in places:
+        owners = place.own(owners, number)
+    return owners
 
 
 def put_together(

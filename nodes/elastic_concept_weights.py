@@ -96,16 +96,19 @@ class ElasticConceptWeights(io.ComfyNode):
         found = heard_by_words(model, clip, state, prompt)
         if found is not None:
             weights = [float(mentions(prompt, one.token)) for one in state.concepts]
-        model, clip = found or put_on(model, clip, weighted_state(state, weights))
-        conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+            model, clip, conditioning = found
+        else:
+            model, clip = put_on(model, clip, weighted_state(state, weights))
+            conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
         text = told(state, weights)
         return io.NodeOutput(model, clip, conditioning, text, ui=ui.PreviewText(text))
 
 
 def heard_by_words(
     model: Any, clip: Any, state: LifelongState, prompt: str
-) -> tuple[Any, Any] | None:
-    """Clones of MODEL and CLIP that hear each concept of the prompt in its own words alone.
+) -> tuple[Any, Any, Any] | None:
+    """Clones of MODEL and CLIP that hear each concept of the prompt in its own words alone, and the
+    prompt's conditioning.
 
     None where the library does not either, see `records_by_words`, and for prompts that CLIP does
     not read so.
@@ -120,7 +123,7 @@ def heard_by_words(
         return None
     adapters = {one.concept.token: unet_changes(state, one.adapter) for one in records}
     add_word_adapters(model, adapters)
-    return model, clip
+    return model, clip, read
 
 
 def token_tables(clip: Any, state: LifelongState) -> TokenTables:

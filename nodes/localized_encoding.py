@@ -12,13 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..lifelong_core.concepts import Concept
-from ..lifelong_core.localized_words import OwnWords, localized_concepts
+from ..lifelong_core.localized_words import OwnWords, localized_concepts, row_owners
 from ..lifelong_core.prompts import tokenizer
-from ..lifelong_core.prompts.conditioning import NOBODYS
 from ..lifelong_core.sharing.naming import text_prefixes
 from ..lifelong_core.state import LifelongState
 from .layer_contexts import ENCODE, KEY, LayerContexts, LayerwiseEncoding, mark
@@ -91,7 +89,7 @@ class LocalizedEncoding:
         if not places:
             return tuple(self.encode(tokens))
         read = {
-            encoder: [self._reading(encoder, chunks[0], kept) for kept in (None, *places)]
+            encoder: self._readings(chunks[0], (None, *places), self.padding[encoder])
             for encoder, chunks in tokens.items()
         }
         encoded, pooled, *extra = self.encode(read)
@@ -100,9 +98,7 @@ class LocalizedEncoding:
         if KEY in found:
             layers = _put_together(found[KEY].layers, list(places.values()))
             found[KEY] = LayerContexts(context, layers)
-        owners = torch.full((context.shape[1],), NOBODYS)
-        for number, place in places.items():
-            owners = place.own(owners, number)
+        owners = row_owners(places.items(), context.shape[1])
         return context, pooled, {**found, WORDS: LocalizedRows(context, owners, self.tokens)}
 
     def _places(self, tokens: Mapping[str, Sequence[Chunk]]) -> dict[int, OwnWords]:
@@ -122,16 +118,12 @@ class LocalizedEncoding:
             places[number] = OwnWords((begin - others,) * 2, (len(at) + len(noun), len(noun)))
         return dict(reversed(places.items()))
 
-    def _reading(self, encoder: str, chunk: Chunk, kept: int | None) -> list[Any]:
-        """A chunk without the vectors of all concepts but one."""
-        owners = self._owners(chunk)
-        read = [
-            entry
-            for entry, owner in zip(chunk, owners, strict=True)
-            if owner is None or owner == kept
-        ]
-        pad = (self.padding[encoder], 1.0, *chunk[-1][2:])
-        return read + [pad] * (len(chunk) - len(read))
+    def _readings(self, chunk: Chunk, kept: Sequence[int | None], padding: int) -> list[list[Any]]:
+        """A chunk without the vectors of all concepts but one, for each of `kept`."""
+        owned = list(zip(chunk, self._owners(chunk), strict=True))
+        pad = (padding, 1.0, *chunk[-1][2:])
+        each = [[entry for entry, owner in owned if owner in (None, one)] for one in kept]
+        return [read + [pad] * (len(chunk) - len(read)) for read in each]
 
     def _owners(self, chunk: Chunk) -> list[int | None]:
         """For each position the concept whose vector stands there."""

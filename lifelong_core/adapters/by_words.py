@@ -30,7 +30,8 @@ def changes_words_alone(spec: AdapterSpec) -> bool:
 
 
 class AdaptersByWords:
-    """Adapter number i answers in the rows that `Conditioning.owners` says are i's.
+    """Adapter number i answers in the rows that `Conditioning.owners` says are i's; all of one
+    spec.
 
     Raises StateError for adapters that change anything but keys and values of cross-attention.
     """
@@ -50,15 +51,13 @@ class AdaptersByWords:
 
         Raises StateError when the layers do not fit or are taken.
         """
-        layers: dict[str, nn.Module] = {}
-        forwards: dict[str, list[Forward | None]] = {}
-        for number, adapter in enumerate(self.adapters):
-            own = target_layers(backbone, adapter.spec)
-            layers |= own
-            for key, forward in adapter.forwards(own).items():
-                forwards.setdefault(key, [None] * len(self.adapters))[number] = forward
-        each = {key: _Forward(backbone, layers[key], own) for key, own in forwards.items()}
-        attachment = Attachment(layers, each)
+        layers = target_layers(backbone, self.adapters[0].spec)
+        each = [adapter.forwards(layers) for adapter in self.adapters]
+        forwards = {
+            key: _Forward(backbone, layer, [own[key] for own in each])
+            for key, layer in layers.items()
+        }
+        attachment = Attachment(layers, forwards)
         try:
             yield
         finally:
@@ -68,9 +67,7 @@ class AdaptersByWords:
 class _Forward:
     """What a layer computes from the rows [B, T, W] of the prompts of a pass."""
 
-    def __init__(
-        self, backbone: Backbone, layer: nn.Module, forwards: Sequence[Forward | None]
-    ) -> None:
+    def __init__(self, backbone: Backbone, layer: nn.Module, forwards: Sequence[Forward]) -> None:
         self.backbone = backbone
         self.layer = layer
         self.forwards = forwards
@@ -82,6 +79,6 @@ class _Forward:
             return answer
         for number, forward in enumerate(self.forwards):
             rows = owners == number
-            if forward is not None and bool(rows.any()):
+            if bool(rows.any()):
                 answer = torch.index_put(answer, (rows,), forward(x[rows]).to(answer.dtype))
         return answer
