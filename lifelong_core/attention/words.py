@@ -65,7 +65,7 @@ def find_pairs(tokens: Sequence[PromptToken], pairs: Sequence[Pair]) -> PromptPl
     """
     if not pairs:
         raise InputError("There is nothing to guide: give at least one pair of concept and noun.")
-    plain = content_of(tokens)
+    plain = _content(tokens)
     taken: set[int] = set()
     found = []
     for concept, noun in pairs:
@@ -88,7 +88,7 @@ def noun_places(
     Raises InputError as `find_pairs` does.
     """
     found = find_pairs(tokens, pairs)
-    before, after = content_of(tokens), content_of(plain)
+    before, after = _content(tokens), _content(plain)
     nouns = [
         _text_places(after, noun)[_text_places(before, noun).index(places.noun)]
         for (_, noun), places in zip(pairs, found.pairs, strict=True)
@@ -100,7 +100,7 @@ Content = Sequence[tuple[int, PromptToken]]
 """Positions that hold words or vectors, without begin, end and padding."""
 
 
-def content_of(tokens: Sequence[PromptToken]) -> Content:
+def _content(tokens: Sequence[PromptToken]) -> Content:
     """The positions of a prompt that hold words or vectors, with what stands there."""
     return [(at, item) for at, item in enumerate(tokens) if item not in (None, BOS, EOS)]
 
