@@ -10,15 +10,13 @@ from torch import Tensor
 from benchmarks.versatile_cases import Case, EditCase, StyleCase
 from lifelong_core.attention.regions import Region
 from lifelong_core.backbone import Backbone
-from lifelong_core.drawing import knowing
-from lifelong_core.localized_words import localized_concepts
-from lifelong_core.methods import drawing_state
 from lifelong_core.picture_start import PictureStart
 from lifelong_core.regional_sampling import generate_regions
 from lifelong_core.sampling import generate
 from lifelong_core.seeding import derive_seed
 from lifelong_core.state import LifelongState
 from lifelong_core.training.precision import autocast_dtype
+from lifelong_core.word_routing import Known, prompted
 from lifelong_core.world.judge import Judge
 
 OURS, SAME_ADAPTER, PLAIN = "ours", "same_adapter", "plain"
@@ -53,20 +51,18 @@ def style_shots(studio: Studio, case: StyleCase, strength: float) -> list[Shot]:
     """One photo drawn with the style's word, with its adapter but without the word, and by the
     base model."""
     start = PictureStart(case.photo[None], strength)
-    asked = drawing_state(studio.state, case.prompt, studio.backbone.text)
-    ways = {
-        OURS: (asked, case.prompt),
-        SAME_ADAPTER: (asked, case.plain),
-        PLAIN: (None, case.plain),
-    }
-    return [_shot(studio, way, case, *given, start) for way, given in ways.items()]
+    with prompted(studio.backbone, studio.state, case.prompt) as known:
+        shots = [
+            _shot(studio, way, case, known, prompt, start)
+            for way, prompt in ((OURS, case.prompt), (SAME_ADAPTER, case.plain))
+        ]
+    return [*shots, _shot(studio, PLAIN, case, Known(), case.plain, start)]
 
 
 def edit_shots(studio: Studio, case: EditCase, strength: float) -> list[Shot]:
     """One photo with the concept painted into the mask, likewise with a prompt that names the other
     object too, with that prompt and the concept's own adapter and prompt inside the mask only, and
     drawn anew as a whole."""
-    asked = drawing_state(studio.state, case.prompt, studio.backbone.text)
     everywhere = PictureStart(case.photo[None], strength)
     masked = replace(everywhere, mask=case.mask)
     ways = {
@@ -74,7 +70,8 @@ def edit_shots(studio: Studio, case: EditCase, strength: float) -> list[Shot]:
         WHOLE_PROMPT: (case.whole, masked),
         PLAIN: (case.prompt, everywhere),
     }
-    shots = [_shot(studio, way, case, asked, *given) for way, given in ways.items()]
+    with prompted(studio.backbone, studio.state, case.prompt) as known:
+        shots = [_shot(studio, way, case, known, *given) for way, given in ways.items()]
     latents = generate_regions(
         studio.backbone,
         studio.state,
@@ -94,23 +91,21 @@ def _shot(
     studio: Studio,
     way: str,
     case: Case,
-    state: LifelongState | None,
+    known: Known,
     prompt: str,
     start: PictureStart,
 ) -> Shot:
-    prompts = [prompt] * studio.pictures
-    with knowing(studio.backbone, state) as vectors:
-        latents = generate(
-            studio.backbone,
-            prompts,
-            seed=_noise(studio, case),
-            steps=studio.steps,
-            vectors=vectors,
-            localized=localized_concepts(state),
-            start=start,
-            as_latents=True,
-            autocast=autocast_dtype(studio.precision),
-        )
+    latents = generate(
+        studio.backbone,
+        [prompt] * studio.pictures,
+        seed=_noise(studio, case),
+        steps=studio.steps,
+        vectors=known.vectors,
+        localized=known.localized,
+        start=start,
+        as_latents=True,
+        autocast=autocast_dtype(studio.precision),
+    )
     return _judged(studio, way, case, latents)
 
 

@@ -6,7 +6,7 @@ again: what it drew then can be compared with what it draws now, without the les
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -17,11 +17,9 @@ from .adapters.distance import change_norm, measured_change
 from .backbone import Backbone
 from .backbone.families import DOWNSCALE
 from .consolidation.context import concept_prompt
-from .drawing import knowing
 from .errors import InputError, StateError
-from .localized_words import localized_concepts
-from .methods import any_prompt_state, drawing_state, newest_method
-from .prompts import ConceptVectors
+from .localized_words import encode_localized
+from .methods import any_prompt_state, newest_method
 from .sampling import generate
 from .seeding import derive_seed, generator
 from .sharing.naming import layers
@@ -29,6 +27,7 @@ from .state import LifelongState
 from .training import Progress, ProgressCallback
 from .training.precision import autocast, autocast_dtype
 from .training.priors import prior_prompt
+from .word_routing import Known, prompted
 
 TIMESTEPS = (100, 300, 500, 700, 900)
 ROWS = 8
@@ -201,15 +200,15 @@ class _Eye:
     def drawn(self, known: LifelongState | None, lesson: int) -> Tensor:
         """Latents [P, 4, h, w] of the lesson's concept."""
         side = self.size or self.backbone.family.default_size
-        with self._seeing(known, lesson) as (prompt, vectors):
+        with self._seeing(known, lesson) as (prompt, seen):
             return generate(
                 self.backbone,
                 [prompt] * self.pictures,
                 seed=derive_seed(self.seed, "look back", self._token(lesson)),
                 steps=self.steps,
                 size=(side, side),
-                vectors=vectors,
-                localized=localized_concepts(known),
+                vectors=seen.vectors,
+                localized=seen.localized,
                 batch_size=ROWS,
                 as_latents=True,
                 autocast=autocast_dtype(self.precision),
@@ -230,8 +229,9 @@ class _Eye:
         noisy = schedule.add_noise(clean.to(device), noise.to(device), times.to(device))
         size = (DOWNSCALE * latents.shape[-2], DOWNSCALE * latents.shape[-1])
         found = []
-        with self._seeing(known, lesson) as (prompt, vectors):
-            encoded = self.backbone.text.encode([prompt], vectors)
+        with self._seeing(known, lesson) as (prompt, seen):
+            text = self.backbone.text
+            encoded = encode_localized(text, [prompt], seen.vectors, seen.localized)
             for start in range(0, len(noisy), ROWS):
                 part, when = noisy[start : start + ROWS], times[start : start + ROWS].to(device)
                 rows = encoded[torch.zeros(len(part), dtype=torch.long)]
@@ -242,17 +242,15 @@ class _Eye:
         return torch.cat(found)
 
     @contextmanager
-    def _seeing(
-        self, known: LifelongState | None, lesson: int
-    ) -> Iterator[tuple[str, Mapping[str, ConceptVectors]]]:
-        """The prompt of the lesson's concept and its vectors, with the adapter that draws it."""
+    def _seeing(self, known: LifelongState | None, lesson: int) -> Iterator[tuple[str, Known]]:
+        """The prompt of the lesson's concept, with what draws it."""
         concept = self.state.concepts[lesson - 1]
         if known is None:
-            yield prior_prompt(concept.noun), {}
+            yield prior_prompt(concept.noun), Known()
             return
         prompt = concept_prompt(concept)
-        with knowing(self.backbone, drawing_state(known, prompt, self.backbone.text)) as vectors:
-            yield prompt, vectors
+        with prompted(self.backbone, known, prompt) as seen:
+            yield prompt, seen
 
     def _token(self, lesson: int) -> str:
         return self.state.concepts[lesson - 1].token

@@ -42,23 +42,34 @@ def prompted(backbone: Backbone, state: LifelongState | None, prompt: str) -> It
         yield Known()
         return
     state.require_backbone(backbone)
-    method = newest_method(state)
-    records = records_by_words(state, prompt) if method is not None and method.by_prompt else ()
-    concepts = tuple(record.concept for record in records)
-    if reading_of(backbone.text, prompt, state.vectors, concepts) is None:
+    records = heard_by_words(backbone, state, prompt)
+    if not records:
         known = drawing_state(state, prompt, backbone.text)
         with knowing(backbone, known) as vectors:
             yield Known(vectors, localized_concepts(known))
         return
     adapters = [frozen_adapter(state.adapter_spec, backbone, one.adapter) for one in records]
     with AdaptersByWords(adapters).attached(backbone):
+        concepts = tuple(record.concept for record in records)
         yield Known(state.vectors_on(backbone.device), concepts)
+
+
+def heard_by_words(backbone: Backbone, state: LifelongState, prompt: str) -> tuple[TaskRecord, ...]:
+    """The lessons whose adapters `prompted` lets be heard in their own words alone; none where it
+    draws with one adapter for all rows."""
+    method = newest_method(state)
+    if method is None or not method.by_prompt:
+        return ()
+    records = records_by_words(state, prompt)
+    concepts = [record.concept for record in records]
+    read = reading_of(backbone.text, prompt, state.vectors, concepts)
+    return records if read is not None else ()
 
 
 def records_by_words(state: LifelongState, prompt: str) -> tuple[TaskRecord, ...]:
     """The lessons on the concepts that `prompt` names, if each can be heard in its words alone.
 
-    None where one of them was not learned with localized words, was not kept, or changes more than
+    Empty where one of them was not learned with localized words, was not kept, or changes more than
     keys and values.
     """
     if not changes_words_alone(state.adapter_spec):

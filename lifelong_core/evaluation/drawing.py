@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from ..backbone import Backbone
-from ..concepts import Concept
-from ..drawing import knowing
 from ..files import atomic_write, content_hash, copy_file, load_tensors, save_tensors
 from ..localized_words import localized_concepts
-from ..methods import step_adapters
-from ..prompts import ConceptVectors
+from ..methods import drawing_state, step_adapters
 from ..sampling import StepAdapters, generate
 from ..seeding import derive_seed
 from ..sharing.preview import to_picture
 from ..state import LifelongState
 from ..training.precision import autocast, autocast_dtype
+from ..word_routing import Known, heard_by_words, prompted
 from .extractors import Extractor
 from .phases import Phase, measured
 from .prompts import spread_first
@@ -55,20 +53,22 @@ def pictures_of(
 
 
 def draw(backbone: Backbone, state: LifelongState | None, pictures: Pictures) -> Tensor:
-    """[P, 3, H, W] in [0, 1] by the base model, or by a state of `methods.drawing_state`."""
-    adapters = None if state is None else step_adapters(state, backbone)
-    if state is not None and adapters is not None:
-        vectors = state.vectors_on(backbone.device)
-        return _generate(backbone, pictures, vectors, localized_concepts(state), adapters)
-    with knowing(backbone, state) as vectors:
-        return _generate(backbone, pictures, vectors, localized_concepts(state))
+    """[P, 3, H, W] in [0, 1] by the base model, or by what a state draws the first prompt with."""
+    first = pictures.prompts[0]
+    if state is not None:
+        drawn = drawing_state(state, first, backbone.text)
+        adapters = step_adapters(drawn, backbone)
+        if adapters is not None:
+            known = Known(drawn.vectors_on(backbone.device), localized_concepts(drawn))
+            return _generate(backbone, pictures, known, adapters)
+    with prompted(backbone, state, first) as known:
+        return _generate(backbone, pictures, known)
 
 
 def _generate(
     backbone: Backbone,
     pictures: Pictures,
-    vectors: Mapping[str, ConceptVectors],
-    localized: Sequence[Concept],
+    known: Known,
     adapters: StepAdapters | None = None,
 ) -> Tensor:
     batch = BATCH.get(backbone.device.type, BATCH["cpu"])
@@ -77,8 +77,8 @@ def _generate(
         pictures.prompts,
         seed=pictures.seed,
         steps=pictures.steps,
-        vectors=vectors,
-        localized=localized,
+        vectors=known.vectors,
+        localized=known.localized,
         batch_size=batch,
         as_latents=True,
         autocast=autocast_dtype(pictures.precision),
@@ -151,10 +151,13 @@ def _content(
     if state is not None:
         named = " ".join(pictures.prompts)
         words = {c.token: c.vectors for c in state.concepts if c.token in named}
-        parts += [state.adapter_spec.to_json(), state.adapter, words]
-        if step_adapters(state, backbone) is not None:
+        first = pictures.prompts[0]
+        drawn = drawing_state(state, first, backbone.text)
+        parts += [state.adapter_spec.to_json(), drawn.adapter, words]
+        if step_adapters(drawn, backbone) is not None:
             method = state.records[-1].settings["method"]
             parts += [method, [record.adapter for record in state.records]]
+        parts += [one.concept.token for one in heard_by_words(backbone, state, first)]
     return content_hash(*parts)
 
 

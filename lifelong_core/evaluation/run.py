@@ -142,10 +142,6 @@ def _cell(run: Run, after: int, concept: int, state: LifelongState | None) -> Ce
     last = after == len(stream.subjects)
     pictures = pictures_of(prompts, bench.protocol, last=last, seed=stream.seed, concept=concept)
     path = run.folder / f"cell_{after}_{concept}.safetensors"
-    if path.exists():
-        state = None
-    elif state is not None:
-        state = methods.drawing_state(state, pictures.prompts[0], bench.backbone.text)
     shown = bench.protocol.pictures
     return drawn_cell(path, bench.drawn, bench.backbone, state, pictures, bench.extractors, shown)
 

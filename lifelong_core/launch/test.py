@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 
 from . import lint
 from .browser import find_or_install_chromium
@@ -12,6 +13,9 @@ from .comfyui import locate_or_fetch
 from .console import call, say
 from .environment import enter
 from .paths import ROOT
+
+WORKERS = 4
+"""Processes at most: each may run a ComfyUI of its own, which takes 3 GiB."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +35,22 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"Chromium: {find_or_install_chromium()}")
     os.chdir(ROOT)
     complaints = lint.check()
-    tests = call([sys.executable, "-m", "pytest", *arguments.pytest])
+    tests = _all_tests() if not arguments.pytest else _pytest(arguments.pytest)
     if complaints:
         say("The tests ran, but lint complained; see above them.")
     return tests or complaints
+
+
+def _all_tests() -> int:
+    """In a process per core, of one thread each: processes of several threads that share cores
+    wait for one another most of the time.
+    """
+    workers = min(os.cpu_count() or 1, WORKERS)
+    if workers == 1:
+        return _pytest([])
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return _pytest(["-n", str(workers), "--dist", "loadfile"])
+
+
+def _pytest(arguments: Sequence[str]) -> int:
+    return call([sys.executable, "-m", "pytest", *arguments])

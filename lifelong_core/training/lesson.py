@@ -254,6 +254,7 @@ def preview_picture(lesson: Lesson, on_step: Callable[[], None] | None = None) -
     `on_step` is called after every sampling step and may raise to cancel.
     """
     settings, size = lesson.settings, lesson.task.images.shape[-1]
+    concept = Concept(lesson.task.token, lesson.task.noun, lesson.vectors)
     return generate(
         lesson.backbone,
         [f"a photo of {lesson.task.phrase}"],
@@ -261,6 +262,7 @@ def preview_picture(lesson: Lesson, on_step: Callable[[], None] | None = None) -
         steps=PREVIEW_STEPS,
         size=(size, size),
         vectors=lesson.all_vectors,
+        localized=(concept,) if settings.localized_words else (),
         autocast=autocast_dtype(settings.precision),
         on_progress=(lambda _done, _of: on_step()) if on_step else None,
     )[0]

@@ -14,6 +14,7 @@ from lifelong_core.adapters import AdapterSpec
 from lifelong_core.backbone import Backbone, random_backbone
 from lifelong_core.concepts import make_task
 from lifelong_core.consolidation import consolidation_defaults
+from lifelong_core.drawing import knowing
 from lifelong_core.evaluation import drawing
 from lifelong_core.evaluation import run as module
 from lifelong_core.evaluation.extractors import Extractor
@@ -28,6 +29,8 @@ from lifelong_core.lesson import LessonSettings
 from lifelong_core.memory import LongTermMemory
 from lifelong_core.methods import CODE_VERSION, METHODS, drawing_state, learn
 from lifelong_core.state import load_state
+from lifelong_core.word_routing import prompted
+from tests.consolidation.conftest import example_state
 
 SETTINGS = LessonSettings(
     steps=2, batch_size=1, prior_batch_size=1, prior_count=0, adapter=AdapterSpec(rank=2)
@@ -184,7 +187,7 @@ def test_hard_routing_draws_bit_for_bit_what_each_lora_alone_draws(
 
 
 def test_pictures_of_the_bench_are_those_of_the_single_adapter(backbone: Backbone) -> None:
-    """Pixel by pixel, whether the lone lesson's state is drawn as it is or routed."""
+    """Pixel by pixel, however many lessons a routed state has."""
     tasks = [subject.task for subject in stream().subjects]
     both = None
     for task in tasks:
@@ -195,10 +198,36 @@ def test_pictures_of_the_bench_are_those_of_the_single_adapter(backbone: Backbon
         lora = learn(backbone, task, method="lora", settings=SETTINGS)
         prompt = f"a photo of {task.phrase}"
         pictures = drawing.Pictures((prompt,), seed=1, steps=1, precision="fp32")
-        routed = drawing.draw(backbone, drawing_state(both, prompt, backbone.text), pictures)
+        routed = drawing.draw(backbone, both, pictures)
         kept = replace(lora, adapter=lora.records[0].adapter)
-        for single in (alone, drawing_state(alone, prompt, backbone.text), kept):
+        for single in (alone, kept):
             assert torch.equal(drawing.draw(backbone, single, pictures), routed)
+
+
+def test_concepts_of_localized_words_are_heard_in_them_alone(backbone: Backbone) -> None:
+    """As `word_routing.prompted` draws, and never taken for what an adapter draws in all rows."""
+    usual = example_state(backbone, 2)
+    records = [
+        replace(one, settings={**one.settings, "method": "cidm", "localized_words": True})
+        for one in usual.records
+    ]
+    state = replace(usual, records=tuple(records))
+    prompt = f"a photo of a {state.concepts[0].phrase}"
+    pictures = drawing.Pictures((prompt,), seed=1, steps=1, precision="fp32")
+    with knowing(backbone, drawing_state(state, prompt, backbone.text)) as vectors:
+        everywhere = drawing.generate(
+            backbone, [prompt], seed=1, steps=1, vectors=vectors, localized=state.concepts
+        )
+    with prompted(backbone, state, prompt) as known:
+        alone = drawing.generate(
+            backbone, [prompt], seed=1, steps=1, vectors=known.vectors, localized=known.localized
+        )
+    drawn = drawing.draw(backbone, state, pictures)
+    assert torch.equal(drawn, alone) and not torch.equal(drawn, everywhere)
+    records = [replace(one, settings={**one.settings, "localized_words": False}) for one in records]
+    spread = replace(state, records=tuple(records))
+    keys = [drawing._content(backbone, one, pictures, []) for one in (state, spread)]
+    assert len(set(keys)) == 2
 
 
 def test_cells_that_look_the_same_are_drawn_once(
