@@ -4,22 +4,37 @@ The rows of a concept's words come from a prompt that names it and no other, all
 from the one with the plain nouns. In "a photo of a <dog> dog and a cat" as it is, every row behind
 the dog's words tells of the dog: the cat takes on its look, or is not drawn at all. (Feng et al.
 2023, Structured Diffusion Guidance, also put words that were encoded apart into a prompt.)
+
+Text encoders read a prompt in chunks of 77 positions, so each chunk is read by itself: with the
+plain nouns, and with each of its concepts alone, as further chunks of one prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from .attention.words import PromptToken, prompt_tokens
-from .concepts import Concept, mentions, without_mentions
-from .prompts import ConceptVectors, Conditioning, TextStack, tokenizer
+from .concepts import Concept, mentions
+from .prompts import (
+    ConceptVectors,
+    Conditioning,
+    TextStack,
+    TokenizedPrompt,
+    TokenVector,
+    tokenizer,
+)
 from .prompts.clip import CONTEXT_LENGTH
 from .prompts.conditioning import NOBODYS, UNKNOWN
+from .prompts.tokens import Chunk, Position
 from .state import LifelongState
+
+Owners = Sequence[int | None]
+"""For each position of a chunk the number of the concept whose vector stands there."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,49 +59,62 @@ class OwnWords:
         return torch.cat([owners[:at], words, owners[at + replaced :]])[: len(owners)]
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How a prompt is read: with the plain nouns, and for each concept with it alone.
+Places = Mapping[int, OwnWords]
+"""The concepts of a chunk, by their numbers; the last ones first, so that putting words into the
+plain chunk moves none that are still to come."""
 
-    places: of the concepts' words in `plain`, the last ones first, so that putting words there
-    moves none that are still to come. numbers: of the concepts, in the same order.
+
+def own_words(
+    items: Sequence[object], owners: Owners, nouns: Sequence[Sequence[int]]
+) -> Places | None:
+    """Where the concepts' words are in a chunk.
+
+    items: what stands at each position, a word as its vocabulary id. nouns: the ids of every
+    concept's noun. None where a concept is there twice or without its noun behind it.
     """
-
-    plain: str
-    named: tuple[str, ...]
-    places: tuple[OwnWords, ...]
-    numbers: tuple[int, ...]
-
-    def owners(self, length: int) -> Tensor:
-        """Of the rows [length] as they are read."""
-        return row_owners(zip(self.numbers, self.places, strict=True), length)
-
-
-def row_owners(places: Iterable[tuple[int, OwnWords]], length: int) -> Tensor:
-    """Of a prompt's rows [length], from the concepts' numbers and places, the last ones first."""
-    owners = torch.full((length,), NOBODYS)
-    for number, place in places:
-        owners = place.own(owners, number)
-    return owners
+    places = {}
+    for number in dict.fromkeys(owner for owner in owners if owner is not None):
+        at = [place for place, owner in enumerate(owners) if owner == number]
+        begin, end, noun = at[0], at[-1] + 1, list(nouns[number])
+        if end - begin != len(at) or list(items[end : end + len(noun)]) != noun:
+            return None
+        others = sum(owner is not None for owner in owners[:begin])
+        places[number] = OwnWords((begin - others,) * 2, (len(at) + len(noun), len(noun)))
+    return dict(reversed(places.items()))
 
 
-def put_together(
-    places: Sequence[tuple[int, OwnWords]], named: Conditioning, plain: Conditioning
-) -> Conditioning:
-    """`plain`, in whose rows of these numbers the words are those of `named`, which has one prompt
-    for each of `places`; those of one row come in the order of `Reading`. The pooled output is
-    the plain one."""
+def readings(chunk: Sequence[T], owners: Owners, places: Places, padding: T) -> list[list[T]]:
+    """A chunk with the plain nouns, then with each concept of `places` alone; as long as it was."""
+    each = [
+        [item for item, owner in zip(chunk, owners, strict=True) if owner in (None, kept)]
+        for kept in (None, *places)
+    ]
+    return [read + [padding] * (len(chunk) - len(read)) for read in each]
 
-    def joined(own: Tensor, others: Tensor) -> Tensor:
-        rows = list(others.unbind(0))
-        for words, (row, one) in zip(own, places, strict=True):
-            rows[row] = one.put(words, rows[row])
-        return torch.stack(rows)
 
-    layers = named.layers
-    if layers is not None:
-        layers = joined(layers, plain.context[:, None].expand(-1, layers.shape[1], -1, -1))
-    return Conditioning(joined(named.context, plain.context), plain.pooled, layers)
+def put_together(encoded: Tensor, chunks: Sequence[Places]) -> Tensor:
+    """The prompt [..., C T, W] from the encoded `readings` [..., R T, W] of its C chunks."""
+    count = sum(1 + len(places) for places in chunks)
+    rows = iter(encoded.unflatten(-2, (count, -1)).unbind(-3))
+    return torch.cat([_put(next(rows), rows, places) for places in chunks], dim=-2)
+
+
+def _put(plain: Tensor, named: Iterable[Tensor], places: Places) -> Tensor:
+    # `places` first: the rows behind are the next chunk's.
+    for place, own in zip(places.values(), named, strict=False):
+        plain = place.put(own, plain)
+    return plain
+
+
+def row_owners(chunks: Sequence[Places]) -> Tensor:
+    """Of a prompt's rows [C T] as they are put together: a concept's number, or `NOBODYS`."""
+    each = []
+    for places in chunks:
+        owners = torch.full((CONTEXT_LENGTH,), NOBODYS)
+        for number, place in places.items():
+            owners = place.own(owners, number)
+        each.append(owners)
+    return torch.cat(each)
 
 
 def localized_concepts(state: LifelongState | None) -> tuple[Concept, ...]:
@@ -95,48 +123,24 @@ def localized_concepts(state: LifelongState | None) -> tuple[Concept, ...]:
     return tuple(one.concept for one in records if one.settings.get("localized_words"))
 
 
-def own_words(named: Sequence[PromptToken], concept: Concept) -> OwnWords | None:
-    """The concept's place in a prompt that names no other, and in the same one without its vectors.
-
-    None where it is there twice or without its noun behind it, or the prompt has several chunks.
-    """
-    noun = tokenizer().encode(concept.noun)
-    vectors = [at for at, item in enumerate(named) if item == concept.token]
-    if not vectors or len(named) > CONTEXT_LENGTH:
-        return None
-    begin, end = vectors[0], vectors[0] + len(vectors)
-    behind = list(named[end : end + len(noun)])
-    if vectors != list(range(begin, end)) or behind != noun:
-        return None
-    return OwnWords((begin, begin), (len(vectors) + len(noun), len(noun)))
-
-
-def reading_of(
-    text: TextStack,
-    prompt: str,
-    vectors: Mapping[str, ConceptVectors],
-    concepts: Sequence[Concept],
-) -> Reading | None:
-    """How to read a prompt with those of `concepts` that it names in their own words alone.
-
-    None where it names none, or `own_words` knows no place. Raises InputError for an unknown
-    concept token.
-    """
-    found = [(n, one) for n, one in enumerate(concepts) if mentions(prompt, one.token)]
-    if not found:
-        return None
-    tokens = [concept.token for _, concept in found]
-    plain = without_mentions(prompt, tokens)
-    read = []
-    for number, concept in found:
-        named = without_mentions(prompt, [token for token in tokens if token != concept.token])
-        places = own_words(prompt_tokens(text.tokenize(named, vectors)), concept)
+def places_in(prompt: TokenizedPrompt, concepts: Sequence[Concept]) -> list[Places]:
+    """The places of `concepts` in each chunk of a prompt. Empty where the prompt names none, and
+    where `own_words` knows no places in some chunk: it is then read as it is."""
+    nouns = [tokenizer().encode(concept.noun) for concept in concepts]
+    found = []
+    for chunk in prompt.chunks:
+        items = [position.item for position in chunk]
+        places = own_words(items, _owners(chunk, concepts), nouns)
         if places is None:
-            return None
-        read.append((named, places, number))
-    read.sort(key=lambda one: one[1].start[1], reverse=True)
-    texts, places_of, numbers = zip(*read, strict=True)
-    return Reading(plain, texts, places_of, numbers)
+            return []
+        found.append(places)
+    return found if any(found) else []
+
+
+def _owners(chunk: Chunk, concepts: Sequence[Concept]) -> list[int | None]:
+    numbers = {concept.token: number for number, concept in enumerate(concepts)}
+    items = (position.item for position in chunk)
+    return [numbers.get(item.token) if isinstance(item, TokenVector) else None for item in items]
 
 
 def encode_localized(
@@ -146,32 +150,58 @@ def encode_localized(
     concepts: Sequence[Concept],
 ) -> Conditioning:
     """As `TextStack.encode`, each prompt with those of `concepts` that it names in their own words
-    alone; as it is where `reading_of` knows no way. Rows are owned by the concepts' numbers.
+    alone; as it is where `places_in` finds none. Rows are owned by the concepts' numbers. The
+    pooled output is the plain prompt's.
     """
-    readings = [reading_of(text, prompt, vectors, concepts) for prompt in prompts]
-    found = [(number, one) for number, one in enumerate(readings) if one is not None]
+    if not concepts:
+        return text.encode(prompts, vectors)
+    unique = list(dict.fromkeys(prompts))
+    tokenized = [text.tokenize(prompt, vectors) for prompt in unique]
+    places = [places_in(prompt, concepts) for prompt in tokenized]
+    read = [_read(*both, concepts) for both in zip(tokenized, places, strict=True)]
+    encoded = text.encode_tokenized(read, vectors)
+    parts = [
+        _put_rows(encoded[slice(row, row + 1)], CONTEXT_LENGTH * len(read[row].chunks), found)
+        if found
+        else _as_it_is(encoded[slice(row, row + 1)], read[row], prompt, concepts)
+        for row, (prompt, found) in enumerate(zip(unique, places, strict=True))
+    ]
+    order = torch.tensor([unique.index(prompt) for prompt in prompts])
+    return Conditioning.cat(parts)[order]
+
+
+def _read(
+    prompt: TokenizedPrompt, found: Sequence[Places], concepts: Sequence[Concept]
+) -> TokenizedPrompt:
+    """The prompt whose chunks are all readings of a prompt's."""
     if not found:
-        encoded = text.encode(prompts, vectors)
-        return _with_owners(encoded, prompts, concepts) if concepts else encoded
-    named = [prompt for _, one in found for prompt in one.named]
-    places = [(row, place) for row, (_, one) in enumerate(found) for place in one.places]
-    plain = text.encode([one.plain for _, one in found], vectors)
-    owners = torch.stack([one.owners(CONTEXT_LENGTH) for _, one in found])
-    together = put_together(places, text.encode(named, vectors), plain)
-    parts = [replace(together, owners=owners.to(together.context.device))]
-    others = [number for number, one in enumerate(readings) if one is None]
-    if others:
-        left = [prompts[number] for number in others]
-        parts.append(_with_owners(text.encode(left, vectors), left, concepts))
-    order = torch.tensor([number for number, _ in found] + others)
-    return Conditioning.cat(parts)[torch.argsort(order)]
+        return prompt
+    return TokenizedPrompt(
+        tuple(
+            tuple(reading)
+            for chunk, places in zip(prompt.chunks, found, strict=True)
+            for reading in readings(chunk, _owners(chunk, concepts), places, Position(None))
+        )
+    )
 
 
-def _with_owners(
-    encoded: Conditioning, prompts: Sequence[str], concepts: Sequence[Concept]
+def _put_rows(encoded: Conditioning, length: int, found: Sequence[Places]) -> Conditioning:
+    """One prompt from its readings [1, `length` or a multiple of it, W]."""
+    layers = encoded.layers
+    if layers is not None:
+        layers = put_together(layers[..., :length, :], found)
+    context = put_together(encoded.context[:, :length], found)
+    owners = row_owners(found)[None].to(context.device)
+    return Conditioning(context, encoded.pooled, layers, owners)
+
+
+def _as_it_is(
+    encoded: Conditioning, read: TokenizedPrompt, prompt: str, concepts: Sequence[Concept]
 ) -> Conditioning:
-    """Prompts that were encoded as they are: rows of one that names a concept may tell of it."""
-    named = [any(mentions(prompt, one.token) for one in concepts) for prompt in prompts]
-    each = torch.tensor([UNKNOWN if one else NOBODYS for one in named])
-    rows = each[:, None].expand(-1, encoded.context.shape[1])
-    return replace(encoded, owners=rows.to(encoded.context.device))
+    """One prompt as it was encoded: where it names a concept, any row may tell of it."""
+    owner = UNKNOWN if any(mentions(prompt, one.token) for one in concepts) else NOBODYS
+    length = CONTEXT_LENGTH * len(read.chunks)
+    context = encoded.context[:, :length]
+    layers = None if encoded.layers is None else encoded.layers[..., :length, :]
+    owners = torch.full((1, length), owner, device=context.device)
+    return replace(encoded, context=context, layers=layers, owners=owners)

@@ -17,7 +17,7 @@ from .adapters.frozen import frozen_adapter
 from .backbone import Backbone
 from .concepts import Concept, mentions
 from .drawing import knowing
-from .localized_words import localized_concepts, reading_of
+from .localized_words import localized_concepts, places_in
 from .methods import drawing_state, newest_method
 from .prompts import ConceptVectors
 from .state import LifelongState, TaskRecord
@@ -62,8 +62,8 @@ def heard_by_words(backbone: Backbone, state: LifelongState, prompt: str) -> tup
         return ()
     records = records_by_words(state, prompt)
     concepts = [record.concept for record in records]
-    read = reading_of(backbone.text, prompt, state.vectors, concepts)
-    return records if read is not None else ()
+    tokenized = backbone.text.tokenize(prompt, state.vectors)
+    return records if places_in(tokenized, concepts) else ()
 
 
 def records_by_words(state: LifelongState, prompt: str) -> tuple[TaskRecord, ...]:

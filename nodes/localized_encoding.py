@@ -15,7 +15,14 @@ from typing import Any
 from torch import Tensor
 
 from ..lifelong_core.concepts import Concept
-from ..lifelong_core.localized_words import OwnWords, localized_concepts, row_owners
+from ..lifelong_core.localized_words import (
+    Places,
+    localized_concepts,
+    own_words,
+    put_together,
+    readings,
+    row_owners,
+)
 from ..lifelong_core.prompts import tokenizer
 from ..lifelong_core.sharing.naming import text_prefixes
 from ..lifelong_core.state import LifelongState
@@ -64,8 +71,8 @@ def remove_encodings(patcher: Any) -> None:
 class LocalizedEncoding:
     """`encode_token_weights` of ComfyUI's text encoders with concepts in their own words alone.
 
-    Prompts are encoded as they are where they name none, name one twice or without its noun
-    behind it, or have several chunks. padding: each encoder's, of its `tokens`.
+    Prompts are encoded as they are where they name none, or name one twice in a chunk or without
+    its noun behind it. padding: each encoder's, of its `tokens`.
     """
 
     def __init__(
@@ -85,45 +92,33 @@ class LocalizedEncoding:
 
     def __call__(self, tokens: Mapping[str, Sequence[Chunk]]) -> tuple[Any, ...]:
         """As ComfyUI's."""
-        places = self._places(tokens)
-        if not places:
+        (first, *_) = tokens.values()
+        owners = [self._owners(chunk) for chunk in first]
+        places = [self._places(*both) for both in zip(first, owners, strict=True)]
+        found = [one for one in places if one is not None]
+        if len(found) < len(places) or not any(found):
             return tuple(self.encode(tokens))
         read = {
-            encoder: self._readings(chunks[0], (None, *places), self.padding[encoder])
+            encoder: [
+                reading
+                for chunk, whose, one in zip(chunks, owners, found, strict=True)
+                for reading in readings(
+                    chunk, whose, one, (self.padding[encoder], 1.0, *chunk[-1][2:])
+                )
+            ]
             for encoder, chunks in tokens.items()
         }
         encoded, pooled, *extra = self.encode(read)
-        found = dict(extra[0]) if extra else {}
-        context = _put_together(encoded, list(places.values()))
-        if KEY in found:
-            layers = _put_together(found[KEY].layers, list(places.values()))
-            found[KEY] = LayerContexts(context, layers)
-        owners = row_owners(places.items(), context.shape[1])
-        return context, pooled, {**found, WORDS: LocalizedRows(context, owners, self.tokens)}
+        options = dict(extra[0]) if extra else {}
+        context = put_together(encoded, found)
+        if KEY in options:
+            options[KEY] = LayerContexts(context, put_together(options[KEY].layers, found))
+        words = LocalizedRows(context, row_owners(found), self.tokens)
+        return context, pooled, {**options, WORDS: words}
 
-    def _places(self, tokens: Mapping[str, Sequence[Chunk]]) -> dict[int, OwnWords]:
-        """The concepts of a prompt and where their words are; the last ones first."""
-        if any(len(chunks) != 1 for chunks in tokens.values()):
-            return {}
-        ((chunk,), *_) = tokens.values()
-        owners = self._owners(chunk)
-        places = {}
-        for number in dict.fromkeys(owner for owner in owners if owner is not None):
-            at = [place for place, owner in enumerate(owners) if owner == number]
-            begin, end, noun = at[0], at[-1] + 1, self._nouns[number]
-            behind = [entry[0] for entry in chunk[end : end + len(noun)]]
-            if end - begin != len(at) or any(map(_is_vector, behind)) or behind != noun:
-                return {}
-            others = sum(owner is not None for owner in owners[:begin])
-            places[number] = OwnWords((begin - others,) * 2, (len(at) + len(noun), len(noun)))
-        return dict(reversed(places.items()))
-
-    def _readings(self, chunk: Chunk, kept: Sequence[int | None], padding: int) -> list[list[Any]]:
-        """A chunk without the vectors of all concepts but one, for each of `kept`."""
-        owned = list(zip(chunk, self._owners(chunk), strict=True))
-        pad = (padding, 1.0, *chunk[-1][2:])
-        each = [[entry for entry, owner in owned if owner in (None, one)] for one in kept]
-        return [read + [pad] * (len(chunk) - len(read)) for read in each]
+    def _places(self, chunk: Chunk, owners: Sequence[int | None]) -> Places | None:
+        words = [None if _is_vector(entry[0]) else entry[0] for entry in chunk]
+        return own_words(words, owners, self._nouns)
 
     def _owners(self, chunk: Chunk) -> list[int | None]:
         """For each position the concept whose vector stands there."""
@@ -134,11 +129,3 @@ class LocalizedEncoding:
 
 def _is_vector(token: Any) -> bool:
     return isinstance(token, Tensor)
-
-
-def _put_together(encoded: Tensor, places: Sequence[OwnWords]) -> Tensor:
-    """[…, (1 + n) T, W], a prompt with plain nouns and n with a concept, -> […, T, W]."""
-    plain, *named = encoded.unflatten(-2, (1 + len(places), -1)).unbind(-3)
-    for place, own in zip(places, named, strict=True):
-        plain = place.put(own, plain)
-    return plain

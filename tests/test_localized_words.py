@@ -12,8 +12,7 @@ from lifelong_core.backbone import Backbone, random_backbone
 from lifelong_core.localized_words import (
     encode_localized,
     localized_concepts,
-    own_words,
-    reading_of,
+    places_in,
 )
 from lifelong_core.prompts import tokenizer
 from lifelong_core.prompts.conditioning import NOBODYS, UNKNOWN
@@ -23,6 +22,7 @@ from lifelong_core.state import LifelongState
 from tests.consolidation.conftest import example_state
 
 BOTH = "a embedding:thing_1 dog and a cat"
+LONG = ", ".join(["sun"] * 36)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_rows_are_the_plain_prompts_but_for_the_concepts_words(
     [
         "a embedding:thing_1 cat",
         "embedding:thing_1 dog and embedding:thing_1 dog",
-        ", ".join(["sun"] * 40) + ", embedding:thing_1 dog",
+        f"{LONG}, embedding:thing_1 dog, embedding:thing_1",
     ],
 )
 def test_other_prompts_stay_as_they_are(
@@ -74,9 +74,29 @@ def test_other_prompts_stay_as_they_are(
 ) -> None:
     made = encode_localized(backbone.text, [prompt], state.vectors, state.concepts[:1])
     assert torch.equal(made.context, backbone.text.encode([prompt], state.vectors).context)
-    assert reading_of(backbone.text, prompt, state.vectors, state.concepts[:1]) is None
-    tokens = prompt_tokens(backbone.text.tokenize(prompt, state.vectors))
-    assert own_words(tokens, state.concepts[0]) is None
+    assert made.owners is not None and set(made.owners.flatten().tolist()) == {UNKNOWN}
+    assert places_in(backbone.text.tokenize(prompt, state.vectors), state.concepts[:1]) == []
+
+
+def test_long_prompts_are_read_chunk_by_chunk(backbone: Backbone, state: LifelongState) -> None:
+    """Each as a prompt of its own would be, beside prompts of one chunk, and with a concept in
+    several of them."""
+    text, vectors, concepts = backbone.text, state.vectors, state.concepts
+    dog, cat = (concept.phrase for concept in concepts)
+    chunks = [f"{dog}, {LONG}", f"{cat} and {dog}"]
+    prompt = ", ".join(chunks)
+    cut = text.tokenize(prompt, vectors).chunks
+    assert [chunk[1:] for chunk in cut[1:]] == [text.tokenize(chunks[1], vectors).chunks[0][1:]]
+    made = encode_localized(text, [dog, prompt, "a sun"], vectors, concepts)
+    alone = encode_localized(text, [f"{chunks[0]},", chunks[1], dog], vectors, concepts)
+    assert made.context.shape[1] == 2 * 77 and made.owners is not None and alone.owners is not None
+    for row, halves in ((1, (0, 1)), (0, (2, 2))):
+        wanted = torch.cat([alone.context[half] for half in halves])
+        torch.testing.assert_close(made.context[row], wanted, atol=1e-5, rtol=1e-4)
+        owners = torch.cat([alone.owners[half] for half in halves])
+        assert torch.equal(made.owners[row], owners)
+    assert set(made.owners[1, :77].tolist()) == {NOBODYS, 0}
+    assert set(made.owners[1, 77:].tolist()) == {NOBODYS, 0, 1}
 
 
 def test_several_concepts_are_each_read_alone(backbone: Backbone, state: LifelongState) -> None:

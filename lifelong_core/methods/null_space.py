@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from ..adapters.null_space import principal_directions, without_directions
 from ..adapters.spec import KEY_VALUE
-from ..attention.words import prompt_tokens
 from ..concepts import Concept
 from ..errors import InputError
 from ..lesson import LessonSettings
-from ..localized_words import own_words
+from ..localized_words import places_in
 from ..prompts import ConceptVectors, TextStack
 from ..prompts.ordinary import ordinary_prompts
 from ..training.lesson import Lesson
@@ -105,7 +104,6 @@ def _own_rows(
 ) -> Tensor:
     """The rows [n, W] of a concept's words in a sentence."""
     prompt = sentence.format(concept.phrase)
-    places = own_words(prompt_tokens(text.tokenize(prompt, vectors)), concept)
-    assert places is not None, "the sentences are short, and name it once"
-    begin, count = places.start[0], places.length[0]
+    ((place,),) = (found.values() for found in places_in(text.tokenize(prompt, vectors), [concept]))
+    begin, count = place.start[0], place.length[0]
     return text.encode([prompt], vectors).context[0, begin : begin + count]

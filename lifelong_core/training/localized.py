@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..backbone import Conditioning
 from ..concepts import concept_phrase, mentions
-from ..localized_words import OwnWords, put_together
+from ..localized_words import OwnWords
 from ..prompts import ConceptVectors, PromptCache, TextStack, row_count, tokenizer
 from ..prompts.tokens import CONTEXT_LENGTH, TokenVector
 from ..seeding import generator
@@ -77,7 +78,7 @@ class LocalizedWords:
             return cache.encode(prompts, vectors)
         # Not by the cache, which would keep every caption with all its fillers.
         moved = cache.text.encode([one.moved for _, one in local], vectors)
-        return put_together([(row, one.places) for row, one in local], moved, plain)
+        return _put_together([(row, one.places) for row, one in local], moved, plain)
 
     def _localized(
         self,
@@ -102,6 +103,24 @@ class LocalizedWords:
         words = len(tokenizer().encode(noun))
         count = row_count(vectors[token]) + words
         return Localized(moved, before + noun + after, OwnWords((own, at), (count, words)))
+
+
+def _put_together(
+    places: Sequence[tuple[int, OwnWords]], moved: Conditioning, plain: Conditioning
+) -> Conditioning:
+    """`plain`, in whose rows of these numbers the words are those of `moved`, which has one prompt
+    for each of `places`. The pooled output is the plain one."""
+
+    def joined(own: Tensor, others: Tensor) -> Tensor:
+        rows = list(others.unbind(0))
+        for words, (row, one) in zip(own, places, strict=True):
+            rows[row] = one.put(words, rows[row])
+        return torch.stack(rows)
+
+    layers = moved.layers
+    if layers is not None:
+        layers = joined(layers, plain.context[:, None].expand(-1, layers.shape[1], -1, -1))
+    return Conditioning(joined(moved.context, plain.context), plain.pooled, layers)
 
 
 def _with_fillers(before: str, draw: torch.Generator) -> str:

@@ -25,8 +25,9 @@ OTHERS = (
     "a dog on grass",
     "embedding:my_dog, a dog",
     "a embedding:my_dog dog and a embedding:my_dog dog",
-    "embedding:my_dog dog " + "in the sun " * 40,
 )
+LONG = f"{BOTH}, {'in the sun ' * 20}, beside a embedding:my_dog dog"
+"""Two chunks, with a concept in both."""
 LAYERS = 10
 EOS = 49407
 
@@ -70,18 +71,23 @@ def check_several_concepts_are_each_read_alone() -> None:
     for localized in (("my_dog",), ("my_cat",), ("my_dog", "my_cat")):
         state = two_toys(localized=localized)
         context, _ = encoded(reader(state), BOTH)
-        assert distance(context, librarys(state, BOTH).context) < 1e-4, localized
         assert distance(context, usual) > 1e-2, localized
+        for prompt in (BOTH, LONG):
+            context, found = encoded(reader(state), prompt)
+            expected = librarys(state, prompt)
+            assert distance(context, expected.context) < 1e-4, localized
+            assert torch.equal(found["lifelong_words"].owners, expected.owners[0]), localized
 
 
 def check_layerwise_concepts_are_read_so_in_every_layer() -> None:
     key = pack("nodes.layer_contexts").KEY
     state = layerwise(two_toys(localized=("my_dog", "my_cat")))
-    context, found = encoded(reader(state), BOTH)
-    expected = librarys(state, BOTH)
-    assert distance(context, expected.context) < 1e-4
-    assert torch.equal(found[key].context, context)
-    assert distance(found[key].layers, expected.layers) < 1e-4
+    for prompt in (BOTH, LONG):
+        context, found = encoded(reader(state), prompt)
+        expected = librarys(state, prompt)
+        assert distance(context, expected.context) < 1e-4
+        assert torch.equal(found[key].context, context)
+        assert distance(found[key].layers, expected.layers) < 1e-4
 
 
 def check_each_encoder_has_its_own_padding() -> None:
@@ -199,7 +205,7 @@ def elastic(state: Any, prompt: str) -> Any:
 def check_each_concept_is_heard_in_its_own_words() -> None:
     state = two_toys(localized=("my_dog", "my_cat"))
     for known in (state, layerwise(state)):
-        for prompt in (BOTH, "a embedding:my_dog dog and a cat"):
+        for prompt in (BOTH, "a embedding:my_dog dog and a cat", LONG):
             model, clip, positive, told = elastic(known, prompt)
             for negative in ("blurred", "ugly " * 100):
                 found = outputs(model, clip, positive, negative)
