@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,11 +43,13 @@ def lesson_growth(
     limit: int = LIMIT,
     lesson: LessonSettings | None = None,
     memory: MemorySettings | None = None,
+    kept: Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]] = lambda _name, row: row(),
 ) -> list[dict[str, Any]]:
     """A row per number of known concepts, without and with `limit`: processor seconds of drawing
-    and choosing the memory, and of the lesson with all that it draws itself; nothing is cached.
+    and choosing the memory, and of the lesson with all that it draws itself, none of it cached.
 
     The concepts before it are made, not learned, and remembered by made features.
+    kept: a name and what measures its row -> the row, which may be known already.
     """
     toy = toys5(STREAM_SEED)[0]
     task = make_task(toy.token, toy.noun, toy.photos(5), size=backbone.family.default_size)
@@ -55,17 +58,10 @@ def lesson_growth(
     for count in known:
         newest = replace(task, token="made_0")
         state = _remembering(made_state(backbone, newest, count, settings.adapter))
-        rows += [
-            _whole_lesson(
-                backbone,
-                task,
-                state,
-                method,
-                settings,
-                replace(memory or MemorySettings(), limit=n),
-            )
-            for n in (0, limit)
-        ]
+        for n in (0, limit):
+            chosen = replace(memory or MemorySettings(), limit=n)
+            measure = partial(_whole_lesson, backbone, task, state, method, settings, chosen)
+            rows.append(kept(f"lesson of {method} after {count} concepts, limit {n}", measure))
     return rows
 
 

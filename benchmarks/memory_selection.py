@@ -10,7 +10,8 @@ python -m benchmarks.memory_selection: on the demo model, on one thread.
 - IA at the end of a stream with rainbow selection less that with random selection of the same
   candidates, from the recorded runs of `l2dm` and `l2dm_random`; null while there are none.
 
-Times are processor times of this process, medians, which other programs stretch least. With
+Times are processor times of this process, medians, which other programs stretch least. What a
+stopped command has measured on the same machine stays for the next one, until it is recorded. With
 --part, only that is measured and shown, and nothing is recorded.
 """
 
@@ -18,17 +19,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.nn import functional as F
 
+from benchmarks.machine import hardware
 from benchmarks.made_state import made_state
 from benchmarks.memory_growth import KNOWN as BEFORE
 from benchmarks.memory_growth import LIMIT, growth_summary, lesson_growth
@@ -39,11 +43,13 @@ from lifelong_core.concepts import concept_phrase, make_task
 from lifelong_core.evaluation.interval import paired_difference
 from lifelong_core.evaluation.table import read_table
 from lifelong_core.evaluation.values import values
+from lifelong_core.files import content_hash, read_json, write_json
 from lifelong_core.launch.console import say
+from lifelong_core.launch.paths import CACHE
 from lifelong_core.lesson import defaults_for
 from lifelong_core.memory import ShortTermMemory, drawer_hash
 from lifelong_core.memory.selection import choose_best, rainbow_scores
-from lifelong_core.methods import METHODS
+from lifelong_core.methods import CODE_VERSION, METHODS
 from lifelong_core.seeding import generator
 from lifelong_core.training import Progress
 from lifelong_core.training.lesson import Lesson, prepare_lesson, run_lesson
@@ -58,6 +64,7 @@ KNOWN, PICTURES = 4, 4
 ROUNDS, STEPS = 8, 3
 TABLE = RESULTS / "toys5.json"
 RAINBOW, RANDOM = "l2dm", "l2dm_random"
+Measured = TypeVar("Measured")
 
 
 def main() -> None:
@@ -90,13 +97,16 @@ def main() -> None:
     )
     summary: dict[str, Any] = {}
     runs: list[dict[str, Any]] = []
+    work = CACHE / "memory_selection" / content_hash(recorder.settings, hardware(), CODE_VERSION)
+    kept = partial(kept_json, work)
     if part in (None, "selection"):
-        seconds = selection_seconds()
+        seconds = kept("selection", selection_seconds)
         summary["seconds_50x5x8"] = round(median(seconds), 5)
         runs.append({"run": "selection", "cpu_seconds": [round(one, 5) for one in seconds]})
     if part in (None, "step"):
         for method in (RAINBOW, "l2dm_lora"):
-            steps = step_seconds(load_backbone(weights_path("demo")), method)
+            measure = partial(step_seconds, load_backbone(weights_path("demo")), method)
+            steps = kept(f"step of {method}", measure)
             key = "replay_step_over_plain" + method.removeprefix(RAINBOW)
             summary[key] = round(median(steps["replay"]) / median(steps["plain"]), 3)
             runs += [
@@ -108,14 +118,25 @@ def main() -> None:
                 for name, spans in steps.items()
             ]
     if part in (None, "growth"):
-        rows = lesson_growth(load_backbone(weights_path("demo")), RAINBOW)
+        rows = lesson_growth(load_backbone(weights_path("demo")), RAINBOW, kept=kept)
         summary |= growth_summary(rows)
         runs += rows
     if part in (None, "ia"):
         summary["rainbow_minus_random_ia"] = rainbow_minus_random(TABLE)
     if part is None:
         recorder.write(summary, runs)
+        shutil.rmtree(work)
     say(json.dumps(summary, indent=1))
+
+
+def kept_json(folder: Path, name: str, measure: Callable[[], Measured]) -> Measured:
+    """What `measure` gives, from `folder` where it was measured before."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        write_json(path, measure())
+        say(f"Measured: {name}.")
+    found: Measured = read_json(path)
+    return found
 
 
 def selection_seconds() -> list[float]:

@@ -23,7 +23,7 @@ from lifelong_core.seeding import derive_seed
 from lifelong_core.sharing.preview import to_picture
 from lifelong_core.state import LifelongState
 from lifelong_core.training.precision import autocast_dtype
-from lifelong_core.word_routing import prompted
+from lifelong_core.word_routing import Known, prompted
 from lifelong_core.world.judge import Judge, Observation
 from lifelong_core.world.wearing import Wanted, verdict
 
@@ -84,12 +84,33 @@ def _from_sentence(
 ) -> Tensor:
     prompt = row.prompt(place)
     with prompted(studio.backbone, studio.state, prompt) as known:
-        return generate(
-            studio.backbone, [prompt] * studio.pictures, seed=studio.noise(row, place),
-            steps=studio.steps, guidance=studio.guidance, vectors=known.vectors,
-            localized=known.localized, batch_size=studio.batch,
-            autocast=studio.autocast, attention=attention,
-        )  # fmt: skip
+        return _sampled(studio, row, place, prompt, known, attention)
+
+
+def drawn_by_base(studio: Studio, row: Row, place: str) -> Tensor:
+    """By the base model, of the plain nouns: how often things stand side by side at all."""
+    return _sampled(studio, row, place, row.prompt(place, []), Known())
+
+
+def drawn_by_base_told(studio: Studio, row: Row, place: str) -> Tensor:
+    """By the base model, told everything about the looks in its own words."""
+    return _sampled(studio, row, place, row.told(place), Known())
+
+
+def _sampled(
+    studio: Studio,
+    row: Row,
+    place: str,
+    prompt: str,
+    known: Known,
+    attention: AttentionGuidance | None = None,
+) -> Tensor:
+    return generate(
+        studio.backbone, [prompt] * studio.pictures, seed=studio.noise(row, place),
+        steps=studio.steps, guidance=studio.guidance, vectors=known.vectors,
+        localized=known.localized, batch_size=studio.batch,
+        autocast=studio.autocast, attention=attention,
+    )  # fmt: skip
 
 
 def drawn_in_regions(studio: Studio, row: Row, place: str) -> Tensor:
@@ -126,6 +147,8 @@ WAYS: Mapping[str, Way] = {
     "regions": drawn_in_regions,
     "regions_at_once": drawn_at_once,
     "automatic": drawn_automatically,
+    "base": drawn_by_base,
+    "base_told": drawn_by_base_told,
 }
 
 

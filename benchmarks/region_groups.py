@@ -12,6 +12,7 @@ from benchmarks.guidance_groups import rendered
 from lifelong_core.attention.regions import Region, box_mask
 from lifelong_core.concepts import concept_phrase
 from lifelong_core.world.backgrounds import PHRASES
+from lifelong_core.world.captions import full_phrase
 from lifelong_core.world.dice import Dice
 from lifelong_core.world.streams import Character
 from lifelong_core.world.wearing import Wanted
@@ -53,6 +54,11 @@ class Row:
             f"a {concept_phrase(one.token, one.noun) if at in kept else one.noun}"
             for at, one in enumerate(self.characters)
         ]
+        return f"a photo of {' and '.join(things)} {place}"
+
+    def told(self, place: str) -> str:
+        """The same with plain nouns whose looks are described, as the base model's captions do."""
+        things = [full_phrase(one.noun, one.look) for one in self.characters]
         return f"a photo of {' and '.join(things)} {place}"
 
     def strips(self) -> list[Tensor]:

@@ -4,7 +4,8 @@ python -m benchmarks.regions: pairs and triples of the characters of toys10, tau
 another, from the same noise for every way of drawing. A picture is right when it shows every
 concept once, in its own look, and nothing else; placed, when each is also in its region, a strip.
 What a picture can have before that: every concept's noun, and no looks swapped.
-Beside every share stands the judge's ceiling: the same questions of rendered scenes, after the VAE.
+Beside every share stands the judge's ceiling: the same questions of rendered scenes, after the VAE;
+and what the base model can: of the plain nouns (`base`), and told the looks in words (`base_told`).
 
 It says what it will cost before it begins, and a run that was stopped goes on where it was.
 """
@@ -41,7 +42,7 @@ from lifelong_core.world.streams import Character, toys10
 
 PAIRS, TRIPLES, PICTURES, STEPS = 10, 5, 1, 25
 WORK = CACHE / "regions"
-BESIDE = ("plain", "caa_oaa", "regions_at_once", "ceiling")
+BESIDE = ("plain", "caa_oaa", "regions_at_once", "base_told", "ceiling")
 """Ways whose shares stand beside those that the requirements name."""
 LAYERWISE = "layerwise_minus_single_ia"
 Answers = Mapping[tuple[str, str, str], Mapping[str, Sequence[bool]]]

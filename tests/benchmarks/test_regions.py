@@ -38,6 +38,9 @@ def test_a_region_names_its_own_character_alone() -> None:
     assert f"embedding:{CAT.token} cat" in second.prompt and DOG.token not in second.prompt
     assert PAIR.prompt(PLACES[0], []) == f"a photo of a dog and a cat {PLACES[0]}"
     assert all(one.token in PAIR.prompt(PLACES[0]) for one in (DOG, CAT))
+    told = PAIR.told(PLACES[0])
+    assert told.startswith("a photo of a fancy ") and told.endswith(PLACES[0])
+    assert all(look.colour in told for look in (DOG.look, CAT.look)) and "embedding:" not in told
 
 
 def _seen(images: torch.Tensor) -> list[tuple[Observation, ...]]:
