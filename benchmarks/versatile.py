@@ -2,10 +2,10 @@
 
 python -m benchmarks.versatile: the two styles and eight characters of `toys10`, taught by one
 method. Photos of plain objects by image-to-image with a style's word, against the same adapter
-without the word and against the base model; a masked object replaced by a concept (inpainting),
-against a prompt that names the whole picture, against that with the concept's adapter and prompt in
-the mask's region only, and against image-to-image without a mask, all of the same strength. All
-from the same noise and judged picture by picture, beside the judge's own ceiling.
+without the word and against the base model; a masked object replaced by a concept (inpainting
+with the concept's adapter in the mask's region only), against plain inpainting with the same prompt
+and with one of the concept alone, and against image-to-image without a mask, all of the same
+strength. All from the same noise and judged picture by picture, beside the judge's own ceiling.
 
 Choose strengths on one stream (`--stream-seed 1 --style-strength 0.5`) and report another.
 """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lifelong_core.concepts import concept_phrase
+from lifelong_core.concepts import concept_phrase, without_mentions
 from lifelong_core.world.backgrounds import BACKGROUNDS, PHRASES
 from lifelong_core.world.captions import article, full_phrase
 from lifelong_core.world.dice import Dice
@@ -91,6 +91,11 @@ class EditCase:
     def token(self) -> str:
         """The concept's."""
         return self.concept.token
+
+    @property
+    def around(self) -> str:
+        """`whole` with the concept's plain noun."""
+        return without_mentions(self.whole, [self.token])
 
     @property
     def photo(self) -> Tensor:

@@ -20,7 +20,7 @@ from lifelong_core.word_routing import Known, prompted
 from lifelong_core.world.judge import Judge
 
 OURS, SAME_ADAPTER, PLAIN = "ours", "same_adapter", "plain"
-WHOLE_PROMPT, REGION = "whole_prompt", "region"
+WHOLE_PROMPT, CONCEPT_ALONE = "whole_prompt", "concept_alone"
 OUTSIDE = "edit_outside_change"
 
 
@@ -60,23 +60,23 @@ def style_shots(studio: Studio, case: StyleCase, strength: float) -> list[Shot]:
 
 
 def edit_shots(studio: Studio, case: EditCase, strength: float) -> list[Shot]:
-    """One photo with the concept painted into the mask, likewise with a prompt that names the other
-    object too, with that prompt and the concept's own adapter and prompt inside the mask only, and
-    drawn anew as a whole."""
+    """One photo with the concept painted into the mask: with its adapter and a prompt of both
+    objects in the mask's region only, around it the base model and the plain nouns; with that
+    prompt everywhere; with a prompt of the concept alone; and drawn anew as a whole."""
     everywhere = PictureStart(case.photo[None], strength)
     masked = replace(everywhere, mask=case.mask)
     ways = {
-        OURS: (case.prompt, masked),
         WHOLE_PROMPT: (case.whole, masked),
-        PLAIN: (case.prompt, everywhere),
+        CONCEPT_ALONE: (case.prompt, masked),
+        PLAIN: (case.whole, everywhere),
     }
     with prompted(studio.backbone, studio.state, case.prompt) as known:
         shots = [_shot(studio, way, case, known, *given) for way, given in ways.items()]
     latents = generate_regions(
         studio.backbone,
         studio.state,
-        case.whole,
-        [Region(case.prompt, case.mask)],
+        case.around,
+        [Region(case.whole, case.mask)],
         seed=_noise(studio, case),
         count=studio.pictures,
         steps=studio.steps,
@@ -84,7 +84,7 @@ def edit_shots(studio: Studio, case: EditCase, strength: float) -> list[Shot]:
         as_latents=True,
         autocast=autocast_dtype(studio.precision),
     )
-    return [*shots, _judged(studio, REGION, case, latents)]
+    return [_judged(studio, OURS, case, latents), *shots]
 
 
 def _shot(

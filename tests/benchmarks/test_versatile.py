@@ -10,10 +10,10 @@ import torch
 
 from benchmarks.versatile_cases import EditCase, StyleCase, edit_cases, style_cases
 from benchmarks.versatile_shots import (
+    CONCEPT_ALONE,
     OURS,
     OUTSIDE,
     PLAIN,
-    REGION,
     SAME_ADAPTER,
     WHOLE_PROMPT,
     Shot,
@@ -119,14 +119,14 @@ def test_the_ways_differ_in_word_adapter_and_mask_only(studio: Studio) -> None:
     styled = style_shots(studio, style_cases(STYLES[0], 1)[0], strength=0.6)
     edited = edit_shots(studio, edit_cases(CHARACTERS[0], 1)[0], strength=1.0)
     assert [shot.way for shot in styled] == [OURS, SAME_ADAPTER, PLAIN]
-    assert [shot.way for shot in edited] == [OURS, WHOLE_PROMPT, PLAIN, REGION]
+    assert [shot.way for shot in edited] == [OURS, WHOLE_PROMPT, CONCEPT_ALONE, PLAIN]
     for shot in (*styled, *edited):
         assert shot.pictures.shape == (2, 3, 128, 128)
     for shots in (styled, edited):
         for one, other in combinations(shots, 2):
             assert (one.pictures - other.pictures).abs().max() > 1e-4, (one.way, other.way)
-    assert [edited[way].values[OUTSIDE] for way in (0, 1, 3)] == [0, 0, 0]
-    assert edited[2].values[OUTSIDE] > 0.1
+    assert [shot.values[OUTSIDE] for shot in edited[:3]] == [0, 0, 0]
+    assert edited[3].values[OUTSIDE] > 0.1
 
 
 def test_what_is_recorded(studio: Studio) -> None:
