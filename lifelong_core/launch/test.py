@@ -14,8 +14,9 @@ from .console import call, say
 from .environment import enter
 from .paths import ROOT
 
-WORKERS = 4
-"""Processes at most: each may run a ComfyUI of its own, which takes 3 GiB."""
+WORKERS = 2
+"""Processes at most. Each may run a ComfyUI of its own, which takes 3 GiB; and one file, the checks
+inside ComfyUI, takes half of all the time, so that more would hardly be done sooner."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _all_tests() -> int:
-    """In a process per core, of one thread each: processes of several threads that share cores
-    wait for one another most of the time.
+    """In two processes where there are two cores, of one thread each: processes of several threads
+    that share cores wait for one another most of the time.
     """
     workers = min(os.cpu_count() or 1, WORKERS)
     if workers == 1:

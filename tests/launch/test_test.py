@@ -30,7 +30,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return run
 
 
-@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 2), (64, tester.WORKERS)])
+@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 2), (64, 2)])
 def test_all_tests_share_the_cores(
     commands: list[list[str]], monkeypatch: pytest.MonkeyPatch, cores: int, workers: int
 ) -> None:
