@@ -160,14 +160,12 @@ def encode_localized(
     places = [places_in(prompt, concepts) for prompt in tokenized]
     read = [_read(*both, concepts) for both in zip(tokenized, places, strict=True)]
     encoded = text.encode_tokenized(read, vectors)
-    parts = [
-        _put_rows(encoded[slice(row, row + 1)], CONTEXT_LENGTH * len(read[row].chunks), found)
-        if found
-        else _as_it_is(encoded[slice(row, row + 1)], read[row], prompt, concepts)
-        for row, (prompt, found) in enumerate(zip(unique, places, strict=True))
-    ]
-    order = torch.tensor([unique.index(prompt) for prompt in prompts])
-    return Conditioning.cat(parts)[order]
+    parts = []
+    for row, (prompt, found) in enumerate(zip(unique, places, strict=True)):
+        own = encoded[slice(row, row + 1)].first_rows(CONTEXT_LENGTH * len(read[row].chunks))
+        parts.append(_put_rows(own, found) if found else _as_it_is(own, prompt, concepts))
+    place = {prompt: row for row, prompt in enumerate(unique)}
+    return Conditioning.cat(parts)[torch.tensor([place[prompt] for prompt in prompts])]
 
 
 def _read(
@@ -185,23 +183,16 @@ def _read(
     )
 
 
-def _put_rows(encoded: Conditioning, length: int, found: Sequence[Places]) -> Conditioning:
-    """One prompt from its readings [1, `length` or a multiple of it, W]."""
-    layers = encoded.layers
-    if layers is not None:
-        layers = put_together(layers[..., :length, :], found)
-    context = put_together(encoded.context[:, :length], found)
+def _put_rows(encoded: Conditioning, found: Sequence[Places]) -> Conditioning:
+    """One prompt from its readings."""
+    layers = None if encoded.layers is None else put_together(encoded.layers, found)
+    context = put_together(encoded.context, found)
     owners = row_owners(found)[None].to(context.device)
     return Conditioning(context, encoded.pooled, layers, owners)
 
 
-def _as_it_is(
-    encoded: Conditioning, read: TokenizedPrompt, prompt: str, concepts: Sequence[Concept]
-) -> Conditioning:
+def _as_it_is(encoded: Conditioning, prompt: str, concepts: Sequence[Concept]) -> Conditioning:
     """One prompt as it was encoded: where it names a concept, any row may tell of it."""
     owner = UNKNOWN if any(mentions(prompt, one.token) for one in concepts) else NOBODYS
-    length = CONTEXT_LENGTH * len(read.chunks)
-    context = encoded.context[:, :length]
-    layers = None if encoded.layers is None else encoded.layers[..., :length, :]
-    owners = torch.full((1, length), owner, device=context.device)
-    return replace(encoded, context=context, layers=layers, owners=owners)
+    rows = encoded.context
+    return replace(encoded, owners=torch.full(rows.shape[:2], owner, device=rows.device))

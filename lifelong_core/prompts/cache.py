@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -61,10 +62,8 @@ class PromptCache:
         with torch.no_grad():
             encoded = self.text.encode_tokenized(tokenized, vectors)
         for row, prompt in enumerate(prompts):
-            one = encoded[slice(row, row + 1)]
-            # Without the repeats that only the longest prompt of the batch asked for.
             length = CONTEXT_LENGTH * len(tokenized[row].chunks)
-            layers = None
-            if one.layers is not None and is_layerwise(tokenized[row], vectors):
-                layers = one.layers[:, :, :length]
-            self._constant[prompt] = Conditioning(one.context[:, :length], one.pooled, layers)
+            one = encoded[slice(row, row + 1)].first_rows(length)
+            if not is_layerwise(tokenized[row], vectors):
+                one = replace(one, layers=None)
+            self._constant[prompt] = one

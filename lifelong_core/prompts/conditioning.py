@@ -51,6 +51,16 @@ class Conditioning:
         """The same numbers without a gradient path."""
         return self._each(Tensor.detach)
 
+    def first_rows(self, length: int) -> Conditioning:
+        """The first `length` tokens: a prompt without the repeats that longer ones of its batch
+        asked for."""
+        return Conditioning(
+            self.context[:, :length],
+            self.pooled,
+            None if self.layers is None else self.layers[:, :, :length],
+            None if self.owners is None else self.owners[:, :length],
+        )
+
     def at_layer(self, layer: int) -> Tensor:
         """The context [B, T, W] of cross-attention layer number `layer`."""
         return self.context if self.layers is None else self.layers[:, layer]
