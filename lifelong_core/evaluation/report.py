@@ -15,7 +15,7 @@ from ..errors import FileError
 from ..files import atomic_write
 from ..sharing.preview import write_png
 from .forgetting import Matrix
-from .table import read_table
+from .table import precision_of, read_table
 from .values import Result, matrix
 from .ways import BETWEEN, NOTES
 
@@ -155,12 +155,23 @@ def _about(record: Mapping[str, Any]) -> list[str]:
         lines.append(f"Best single adapter: {best['name']}, kept gain {best['kept_gain'][0]:.3f}.")
     if len(set(Counter(run["method"] for run in record["runs"]).values())) > 1:
         lines.append("Streams differ: compare the means of methods with the same ones.")
+    lines += _precisions(record["runs"])
     machines = Counter(filter(None, map(_machine, record["runs"])))
     if len(machines) > 1:
         told = ", ".join(f"{name} ({count} of the runs)" for name, count in machines.items())
         lines.append(f"Seconds are those of different machines, other work beside: {told}.")
     notes = {name: NOTES.get(BETWEEN.split(name)[0]) for name in summary["methods"]}
     return [*lines, *(f"{name}: {note}." for name, note in notes.items() if note)]
+
+
+def _precisions(runs: Sequence[Result]) -> list[str]:
+    """A sentence on which methods have which number format; none where all have one."""
+    methods: dict[str, dict[str, None]] = {}
+    for run in runs:
+        methods.setdefault(precision_of(run), {})[run["method"]] = None
+    (usual, _), *others = sorted(methods.items(), key=lambda item: -len(item[1]))
+    told = (f"{precision} in {', '.join(names)}" for precision, names in others)
+    return [f"Lessons and pictures are in {usual}, but {'; '.join(told)}."] if others else []
 
 
 def _machine(run: Result) -> str | None:

@@ -76,16 +76,35 @@ def _update(path: Path, new: Sequence[Result]) -> dict[str, Any]:
     runs |= {(run["method"], run["stream_seed"]): run for run in new}
     results = list(runs.values())
     summary = summarise(results)
-    settings = {"protocol": new[0]["settings"]["protocol"], "extractor": summary["extractor"]}
+    settings = {"protocol": _shared_protocol(results), "extractor": summary["extractor"]}
     write_record(path, summary=summary, runs=results, command=_command(results), settings=settings)
     return summary
 
 
+def precision_of(result: Result) -> str:
+    """The number format of a run's lessons and pictures."""
+    return str(result["settings"]["protocol"]["precision"])
+
+
+def _shared_protocol(results: Sequence[Result]) -> dict[str, Any]:
+    """What all runs have in common; processors differ in the precision that is fast on them."""
+    first, *others = (result["settings"]["protocol"] for result in results)
+    return {key: one for key, one in first.items() if all(o.get(key) == one for o in others)}
+
+
 def _command(results: Sequence[Result]) -> str:
+    """The command for all these runs, one per precision."""
+    precisions = dict.fromkeys(map(precision_of, results))
+    return " && ".join(
+        _command_in(precision, [run for run in results if precision_of(run) == precision])
+        for precision in precisions
+    )
+
+
+def _command_in(precision: str, results: Sequence[Result]) -> str:
     """One command that makes all these runs; folders of photos have no public name."""
     stream = results[0]["stream"]
     seeds = ",".join(str(seed) for seed in sorted({run["stream_seed"] for run in results}))
-    precision = results[0]["settings"]["protocol"]["precision"]
     methods = ",".join(dict.fromkeys(run["method"] for run in results))
     source = stream if stream in TOYS else "FOLDER"
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,24 @@ def test_a_table_grows_and_drops_runs_of_other_weights(
     table = read_table(path)
     assert [run["stream_seed"] for run in table["runs"]] == [3]
     assert table["summary"]["weights"] == "w2"
+
+
+def test_runs_of_two_precisions_share_a_table_that_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "toys5.json"
+    other = result("l2dm", 3, 0.4)
+    other["settings"]["protocol"]["precision"] = "bf16"
+    write = partial(write_report, path, tmp_path)
+    update_table(path, [result("lora", 2, 0.5), result("ewc", 2, 0.5)])
+    write()
+    assert "Lessons and pictures" not in (tmp_path / "report.md").read_text(encoding="utf-8")
+    update_table(path, [other])
+    write()
+    assert "in fp32, but bf16 in l2dm." in (tmp_path / "report.md").read_text(encoding="utf-8")
+    table = read_table(path)
+    assert table["settings"]["protocol"] == {"pictures": 4}
+    first, second = table["command"].split(" && ")
+    assert first.endswith("--stream-seed 2 --methods lora,ewc --precision fp32")
+    assert second.endswith("--stream-seed 3 --methods l2dm --precision bf16")
 
 
 def test_the_report_shows_tables_plots_and_sheets(tmp_path: Path) -> None:
