@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .adapters.frozen import frozen_adapter
+from .adapters.frozen import settled_adapter
 from .backbone import Backbone
 from .prompts import ConceptVectors
 from .state import LifelongState
@@ -20,6 +20,6 @@ def knowing(backbone: Backbone, state: LifelongState | None) -> Iterator[dict[st
     if state is None:
         yield {}
         return
-    adapter = frozen_adapter(state.adapter_spec, backbone, state.adapter)
+    adapter = settled_adapter(state.adapter_spec, backbone, state.adapter)
     with adapter.attached(backbone):
         yield state.vectors_on(backbone.device)

@@ -80,6 +80,10 @@ class LayeredAdapter(ABC):
         }
         return {key: self._forward(key, layer) for key, layer in grounds.items()}
 
+    def settle(self) -> None:
+        for parameter in self._weights.values():
+            parameter.requires_grad_(False)
+
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self._weights)
 

@@ -61,6 +61,13 @@ class Adapter(Protocol):
         """Take the weights of `state`. Raises StateError for other names or shapes."""
         ...
 
+    def settle(self) -> None:
+        """Take the weights out of every graph, and work out once what layers need of them.
+
+        Takes as much memory as the layers where there is something to work out (spectral).
+        """
+        ...
+
     def deltas(self) -> dict[str, Tensor]:
         """Layer key -> ΔW at strength 1, of W's shape, differentiable in the weights."""
         ...

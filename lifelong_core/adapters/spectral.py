@@ -31,6 +31,7 @@ class SpectralAdapter(LayeredAdapter):
         super().__init__(spec, layers)
         self._layers = dict(layers)
         self._spectrum = spectrum
+        self._settled: dict[tuple[str, float], Tensor] | None = None
         for key, layer in layers.items():
             for part, size in shift_sizes(layer).items():
                 zeros = torch.zeros(size, device=layer.weight.device)
@@ -86,6 +87,15 @@ class SpectralAdapter(LayeredAdapter):
         alive = self._weights[f"{layer}.shift"] > -values
         return {f"{layer}.shift": self.strength * alive * products.sum(1)}
 
+    def settle(self) -> None:
+        """Each layer's changed weight is kept from its first use on, one per strength."""
+        super().settle()
+        self._settled = {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        super().load(state)
+        self._settled = None
+
     def _dense(self, key: str, change: Tensor) -> Tensor:
         """U diag(change) Vᵀ [out, in], fp32."""
         left, _, right = self._spectrum[key]
@@ -99,10 +109,9 @@ class SpectralAdapter(LayeredAdapter):
         def forward(x: Tensor, *args: object, **kwargs: object) -> Tensor:
             if self.strength == 0.0:
                 return base_forward(layer, x)
-            change = self.strength * self.change(key)
             if computes_in_fp32(x) and layer.weight.dtype == torch.float32:
-                weight = torch.addmm(layer.weight.flatten(1), left.float() * change, right.float())
-                return _apply(layer, x, weight, layer.bias)
+                return _apply(layer, x, self._whole(key, layer), layer.bias)
+            change = self.strength * self.change(key)
             down, up = right.to(x.dtype), left.to(x.dtype)
             if isinstance(layer, nn.Conv2d):
                 hidden = _convolve(layer, x, down)
@@ -112,6 +121,18 @@ class SpectralAdapter(LayeredAdapter):
             return base_forward(layer, x) + F.linear(hidden * change.to(hidden.dtype), up)
 
         return forward
+
+    def _whole(self, key: str, layer: Layer) -> Tensor:
+        """The layer's changed weight [out, in · k²], fp32."""
+        name = (key, self.strength)
+        if self._settled is not None and name in self._settled:
+            return self._settled[name]
+        left, _, right = self._spectrum[key]
+        change = self.strength * self.change(key)
+        whole = torch.addmm(layer.weight.flatten(1), left.float() * change, right.float())
+        if self._settled is not None:
+            self._settled[name] = whole
+        return whole
 
     def _norm_forward(self, key: str, layer: nn.GroupNorm | nn.LayerNorm) -> Forward:
         scale, offset = (self._weights[f"{key}.{part}"] for part in NORM_PARTS)

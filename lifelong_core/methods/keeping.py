@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..adapters.frozen import frozen_adapter, standing_in
+from ..adapters.frozen import settled_adapter, standing_in
 from ..consolidation.context import concept_prompt
 from ..consolidation.distill import check_teachers
 from ..consolidation.stacking import stacked_state, summed_changes
@@ -31,7 +31,7 @@ def retain_earlier(lesson: Lesson) -> Term | None:
     state, backbone, settings = lesson.state, lesson.backbone, lesson.settings
     if state is None or not state.records:
         return None
-    teacher = frozen_adapter(state.adapter_spec, backbone, state.adapter)
+    teacher = settled_adapter(state.adapter_spec, backbone, state.adapter)
     return Retention(
         teacher=lambda: standing_in(teacher, lesson.adapter, backbone),
         earlier=[concept_prompt(concept) for concept in state.concepts],
@@ -48,7 +48,7 @@ def replay_earlier(lesson: Lesson) -> Term | None:
     state, backbone, settings = lesson.state, lesson.backbone, lesson.settings
     if state is None or lesson.memory is None:
         return None
-    teacher = frozen_adapter(state.adapter_spec, backbone, state.adapter)
+    teacher = settled_adapter(state.adapter_spec, backbone, state.adapter)
     own_prompts = None
     if settings.adapter.text_encoder:
         cache = PromptCache(backbone.text, trains_encoder=True)

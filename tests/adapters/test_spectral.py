@@ -99,6 +99,26 @@ def test_values_shifted_below_zero_stay_at_zero_and_get_no_gradient() -> None:
         torch.testing.assert_close(again.deltas()[key], delta)
 
 
+def test_a_settled_adapter_answers_the_same_and_works_weights_out_once(
+    place: tuple[nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, inputs = place
+    x = inputs.flatten(0, 1)
+    adapter, settled = on(layer), on(layer)
+    settled.settle()
+    wanted, forward = (one.forwards({"x": layer})["x"] for one in (adapter, settled))
+    for strength in (1.0, 0.7, 0.0, 1.0):
+        adapter.strength = settled.strength = strength
+        assert torch.equal(forward(x), wanted(x))
+    with monkeypatch.context() as patch:
+        patch.delattr(torch, "addmm")
+        assert torch.equal(forward(x), forward(x))
+    other = {key: 2 * value for key, value in adapter.state().items()}
+    for one in (adapter, settled):
+        one.load(other)
+    assert torch.equal(forward(x), wanted(x))
+
+
 def test_gradients_of_single_losses(place: tuple[nn.Module, Tensor]) -> None:
     """`sample_gradients` against one backward pass per sample."""
     layer, inputs = place
