@@ -325,6 +325,15 @@ METHODS: dict[str, Method] = {
         settings=l2dm_settings,
         replays=RAINBOW,
     ),
+    "l2dm_lora_ewc_dc": Method(
+        title="L²DM, LoRA + EWC DC",
+        reference="as L²DM + EWC DC, with the adapter that the settings name",
+        start=continue_adapter,
+        terms=(denoise_concept, preserve_prior, replay_earlier, hold_weights),
+        after=(UpdateFisher(dc=True),),
+        settings=all_priors,
+        replays=RAINBOW,
+    ),
     "l2dm_shift": Method(
         title="L²DM + shift embeddings",
         reference="Sun et al. 2024 with the shift embeddings of ConceptGuard (CVPR 2025)",

@@ -1,0 +1,149 @@
+"""Which parts of the papers' methods go together best, from the recorded runs of `bench run`.
+
+python -m benchmarks.combinations: measures nothing itself. Three parts work against forgetting and
+can be joined: replay of remembered pictures (L2DM), weights held by their Fisher information with
+the classifier's scores (EWC DC), and distilling from earlier lessons (DSC).
+
+- `unions`: union -> part -> metric -> how much better the union is, with the 95 % interval of
+  paired toys, on the streams that both were run on; `beats_both` where it is better than every part
+  of it, by intervals that leave 0 out.
+- `candidates`: kept gain of parts and unions on the streams that all of them share (`seeds`).
+- `default`: the candidate with a LoRA, which anyone can load, that keeps the most of what lone
+  adapters gain (mean of `kept_gain`), and by how much more than the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS, Recorder
+from lifelong_core.errors import InputError
+from lifelong_core.evaluation.interval import Interval, Values, interval, paired_difference
+from lifelong_core.evaluation.table import read_table
+from lifelong_core.evaluation.values import Result, values
+from lifelong_core.launch.console import say
+
+TABLE = RESULTS / "toys5.json"
+UNIONS = {
+    "l2dm_lora_ewc_dc": ("l2dm_lora", "ewc_dc"),
+    "l2dm_ewc_dc": ("l2dm", "ewc_dc"),
+    "dsc_ewc_dc": ("dsc", "ewc_dc"),
+}
+"""Union -> its parts, all of them methods of the table."""
+SHIFTS_SPECTRA = {"l2dm", "l2dm_ewc_dc"}
+"""Methods that train no LoRA: what they learn fits into one only roughly."""
+BETTER = {"kept_gain": 1, "a_mmd": -1, "tfr_ia": -1, "base_drift": -1}
+"""Metric -> 1 where more of it is better, else -1."""
+Of = Callable[[str, str], Values]
+"""(method, metric) -> its values."""
+SHOWN = ("kept_gain", "ia", "tfr_ia", "a_mmd", "kid", "base_drift", "seconds")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.combinations", description=__doc__)
+    parser.add_argument("--table", type=Path, default=TABLE, help="a recorded table of runs")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where the result is recorded")
+    options = parser.parse_args()
+    settings = {"table": options.table.name, "unions": UNIONS}
+    recorder = Recorder("combinations", "python -m benchmarks.combinations", settings, options.out)
+    table = read_table(options.table)
+    summary, rows = compared(table["runs"], table["summary"]["extractor"])
+    path = recorder.write(summary | {"weights": table["summary"]["weights"]}, rows)
+    say(f"Recorded in {path.name}: {json.dumps(summary, indent=1)}")
+
+
+def compared(runs: Sequence[Result], extractor: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The summary, and a row per candidate.
+
+    Raises InputError where no union was run with all of its parts, or none on one stream.
+    """
+    names, seeds = _candidates(runs)
+
+    def everywhere(name: str, metric: str) -> Values:
+        return values(runs, name, metric, extractor)
+
+    def of(name: str, metric: str) -> Values:
+        return {seed: found for seed, found in everywhere(name, metric).items() if seed in seeds}
+
+    unions = {union: _over_parts(union, everywhere) for union in UNIONS if union in names}
+    rows = [
+        {"method": name} | {metric: _listed(interval(of(name, metric))) for metric in SHOWN}
+        for name in names
+    ]
+    summary = {
+        "seeds": seeds,
+        "candidates": {row["method"]: row["kept_gain"] for row in rows},
+        "unions": unions,
+        "beats_both": {union: _beats(by_part) for union, by_part in unions.items()},
+        "default": _default([name for name in names if name not in SHIFTS_SPECTRA], of),
+    }
+    return summary, rows
+
+
+def _candidates(runs: Sequence[Result]) -> tuple[list[str], list[int]]:
+    """Unions that have runs, after their parts; the streams on which all of them were run."""
+    measured = {run["method"] for run in runs}
+    found = {union: parts for union, parts in UNIONS.items() if {union, *parts} <= measured}
+    names = list(dict.fromkeys(name for union, parts in found.items() for name in (*parts, union)))
+    streams = [{run["stream_seed"] for run in runs if run["method"] == name} for name in names]
+    seeds = sorted(set.intersection(*streams)) if streams else []
+    if not seeds:
+        wanted = dict.fromkeys(name for pair in UNIONS.items() for name in (*pair[1], pair[0]))
+        raise InputError(
+            "No stream has a union and its parts; run some first: python -m lifelong_core bench "
+            f"run --methods {','.join(wanted)}"
+        )
+    return names, seeds
+
+
+def _over_parts(union: str, of: Of) -> dict[str, dict[str, list[float] | None]]:
+    """Part -> metric -> how much better the union is."""
+    return {
+        part: {metric: _listed(_better(union, part, metric, of)) for metric in BETTER}
+        for part in UNIONS[union]
+    }
+
+
+def _better(first: str, second: str, metric: str, of: Of) -> Interval | None:
+    """How much better the first method is than the second, whichever way the metric counts."""
+    pair = of(first, metric), of(second, metric)
+    return paired_difference(*pair) if BETTER[metric] > 0 else paired_difference(*reversed(pair))
+
+
+def _beats(by_part: Mapping[str, Mapping[str, Sequence[float] | None]]) -> dict[str, bool]:
+    """Metric -> whether every part's interval is above 0."""
+    gains = {metric: [found[metric] for found in by_part.values()] for metric in BETTER}
+    return {
+        metric: all(one is not None and one[1] > 0.0 for one in found)
+        for metric, found in gains.items()
+    }
+
+
+def _default(names: Sequence[str], of: Of) -> dict[str, Any]:
+    """The method that keeps the most, and by how much more than each of the others."""
+
+    def kept(name: str) -> float:
+        found = interval(of(name, "kept_gain"))
+        return found.mean if found is not None else float("-inf")
+
+    best = max(names, key=kept)
+    others = [name for name in names if name != best]
+    return {
+        "name": best,
+        "why": "the highest mean of kept_gain among the candidates that train a LoRA",
+        "kept_gain_more_than": {
+            name: _listed(_better(best, name, "kept_gain", of)) for name in others
+        },
+    }
+
+
+def _listed(found: Interval | None) -> list[float] | None:
+    return None if found is None else [float(f"{value:.6g}") for value in found]
+
+
+if __name__ == "__main__":
+    main()
