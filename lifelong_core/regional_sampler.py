@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .attention.layout import Layout, Row
@@ -118,7 +119,7 @@ class RegionalSampler:
     ) -> Tensor:
         """The guided and aggregated output [B, 4, h, w] fp32; every picture's cover [U, h, w]."""
         outputs = torch.cat([self.output(latents, t, layout) for layout in passes])
-        each = outputs.unflatten(0, (len(latents), -1)).transpose(0, 1)
+        each = rearrange(outputs, "(b rows) ... -> rows b ...", b=len(latents))
         if self.guidance != 1.0:
             each = each[0] + self.guidance * (each[1:] - each[0])
         if self.alpha == 1:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor
 
 from ..errors import InputError
@@ -43,7 +44,7 @@ class WordMaps:
 
 def probabilities(query: Tensor, key: Tensor, heads: int, scale: float) -> Tensor:
     """softmax(scale q k^T), mean of heads: query [B, P, C], key [B, T, C] -> [B, P, T] fp32."""
-    query, key = (x.unflatten(-1, (heads, -1)).transpose(1, 2).float() for x in (query, key))
+    query, key = (rearrange(x, "b n (h d) -> b h n d", h=heads).float() for x in (query, key))
     with torch.autocast(query.device.type, enabled=False):
         return (query @ key.mT * scale).softmax(-1).mean(1)
 
@@ -64,7 +65,7 @@ def fold(maps: Tensor, lengths: Sequence[int]) -> Tensor:
                 f"A prompt of {length} positions cannot be repeated to the {total} of the "
                 "attention maps: the words were found in another prompt than the one that is drawn."
             )
-        once = row.unflatten(-1, (total // length, length)).sum(-2)
+        once = reduce(row, "p (repeats t) -> p t", "sum", t=length)
         rows.append(torch.nn.functional.pad(once, (0, total - length)))
     return torch.stack(rows)
 
@@ -112,7 +113,8 @@ def word_maps(maps: Tensor, size: tuple[int, int], places: Sequence[PromptPlaces
     named = concepts.any(-1)
 
     def chosen(selection: Tensor) -> Tensor:
-        return (selection.to(maps) @ maps.mT).unflatten(-1, size)
+        picked = selection.to(maps) @ maps.mT
+        return rearrange(picked, "b k (h w) -> b k h w", h=size[0])
 
     device = maps.device
     return WordMaps(

@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 from diffusers.models.attention_processor import Attention
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -107,8 +108,8 @@ class RegionalUnet:
         """Softmax attention of a part's queries [r, n, C] to its prompts' keys."""
         pairs = [self._key_value(path, prompt, part.slot) for prompt in part.prompts]
         keys, values = (torch.stack(side) for side in zip(*pairs, strict=True))
-        apart = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, keys, values)]
-        return F.scaled_dot_product_attention(*apart).transpose(1, 2).flatten(2)
+        q, k, v = (rearrange(x, "r n (h d) -> r h n d", h=heads) for x in (query, keys, values))
+        return rearrange(F.scaled_dot_product_attention(q, k, v), "r h n d -> r n (h d)")
 
     def _key_value(self, path: str, prompt: int, slot: int) -> tuple[Tensor, Tensor]:
         """Keys and values [T, C] that the slot's adapter makes of a prompt in one layer."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -82,11 +83,11 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
-            projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            rearrange(projection(x), "b t (h d) -> b h t d", h=self.heads)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return self.out_proj(rearrange(mixed, "b h t d -> b t (h d)"))
 
 
 class _Mlp(nn.Module):
