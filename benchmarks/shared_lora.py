@@ -29,13 +29,13 @@ from lifelong_core.launch import comfyui
 from lifelong_core.launch.client import RunResult
 from lifelong_core.launch.console import ended_by_signals, say
 from lifelong_core.launch.convert import to_api
-from lifelong_core.launch.demo import STREAM_SEED, prepare_demo_inputs
 from lifelong_core.launch.pack import prepare_base
 from lifelong_core.launch.paths import CACHE, WORKFLOWS
 from lifelong_core.launch.progress import ProgressLines
 from lifelong_core.launch.server import ComfyServer
 from lifelong_core.state import LifelongState, load_state
 from lifelong_core.world.clip import load_world_clip
+from lifelong_core.world.demo_inputs import STREAM_SEED, prepare_demo_inputs
 from lifelong_core.world.streams import toys5
 
 WORKFLOW = WORKFLOWS / "lifelong_ewc_dc.json"

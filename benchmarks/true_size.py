@@ -28,12 +28,13 @@ from lifelong_core.files import load_tensors
 from lifelong_core.launch import comfyui
 from lifelong_core.launch.console import ended_by_signals, say
 from lifelong_core.launch.convert import to_api
-from lifelong_core.launch.demo import WORKFLOW, prepare_demo_inputs
+from lifelong_core.launch.demo import WORKFLOW
 from lifelong_core.launch.pack import link_folder, place_file, prepare_base
 from lifelong_core.launch.paths import CACHE
 from lifelong_core.launch.progress import ProgressLines
 from lifelong_core.launch.server import ComfyServer
 from lifelong_core.state import load_state
+from lifelong_core.world.demo_inputs import prepare_demo_inputs
 
 FAMILIES = {"sd15": "sd1", "sdxl": "sdxl"}
 NEEDED_GIB = {"sd15": 12, "sdxl": 36}

@@ -21,6 +21,9 @@ COMMANDS: dict[str, Command] = {
     "setup": Command(".launch.setup", "install what the demo needs into .venv and .cache"),
     "demo": Command(".launch.demo", "set up and teach a concept in a real ComfyUI"),
     "ui": Command(".launch.ui", "set up and open ComfyUI with this pack until Ctrl-C"),
+    "demo-files": Command(
+        ".world.demo_files", "put the demo model and its pictures into a ComfyUI of yours"
+    ),
     "test": Command(".launch.test", "set up and run lint and all tests"),
     "lint": Command(".launch.lint", "set up and run ruff and mypy"),
     "bench": Command(".evaluation.command", "measure methods on streams of concepts, and report"),

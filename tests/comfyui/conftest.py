@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from lifelong_core.launch import comfyui
-from lifelong_core.launch.demo import prepare_demo_inputs
 from lifelong_core.launch.frontend import Frontend, open_frontend
 from lifelong_core.launch.pack import CHECKPOINT, prepare_base
 from lifelong_core.launch.paths import DEMO_WEIGHTS
 from lifelong_core.launch.server import ComfyServer
+from lifelong_core.world.demo_inputs import prepare_demo_inputs
 
 
 @pytest.fixture(scope="session")

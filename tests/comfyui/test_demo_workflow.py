@@ -11,8 +11,9 @@ from PIL import Image
 from lifelong_core.launch.client import RunResult
 from lifelong_core.launch.collect import Made, collect, reports
 from lifelong_core.launch.convert import to_api
-from lifelong_core.launch.demo import PHOTOS, WORKFLOW
+from lifelong_core.launch.demo import WORKFLOW
 from lifelong_core.launch.server import ComfyServer
+from lifelong_core.world.demo_inputs import PHOTOS
 from tests.comfyui.graphs import training_steps
 
 SHORT = {

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from lifelong_core.launch.convert import to_api
-from lifelong_core.launch.demo import MASKED
 from lifelong_core.launch.paths import WORKFLOWS
 from lifelong_core.launch.server import ComfyServer
+from lifelong_core.world.demo_inputs import MASKED
 from tests.comfyui.graphs import QUICK, pixels
 
 SHORT = {

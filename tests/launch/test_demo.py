@@ -5,12 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from lifelong_core.images import load_captions
-from lifelong_core.launch import demo
 from lifelong_core.launch.client import RunResult
 from lifelong_core.launch.collect import collect, tell
 from lifelong_core.launch.comfyui import ComfyUI
@@ -18,36 +14,6 @@ from lifelong_core.launch.progress import ProgressLines
 from lifelong_core.launch.server import ComfyServer
 
 WORKFLOW = {"1": {"_meta": {"title": "Load"}}, "2": {"_meta": {"title": "Learn Concept"}}}
-
-
-def test_inputs_are_one_folder_of_photos_per_concept_and_stay(tmp_path: Path) -> None:
-    demo.prepare_demo_inputs(tmp_path)
-    photos = sorted(tmp_path.glob("*/*.png"))
-    assert {photo.parent.name for photo in photos} >= {"demo_dog", "demo_teddybear", "demo_style"}
-    assert len(photos) == 6 * demo.PHOTOS
-    assert {Image.open(photo).size for photo in photos} == {(128, 128)}
-    assert len({photo.read_bytes() for photo in photos}) == len(photos)
-    captions = load_captions(tmp_path / "demo_dog")
-    assert len(set(captions)) == demo.PHOTOS
-    assert all(caption.startswith("a photo of embedding:my_dog dog ") for caption in captions)
-    drawings = load_captions(tmp_path / "demo_style")
-    assert all(caption.startswith("embedding:my_style drawing of a ") for caption in drawings)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    before = [path.stat().st_mtime_ns for path in files]
-    demo.prepare_demo_inputs(tmp_path)
-    assert [path.stat().st_mtime_ns for path in files] == before
-
-
-def test_the_plain_photo_comes_with_a_mask_over_its_object(tmp_path: Path) -> None:
-    demo.prepare_demo_inputs(tmp_path)
-    photo = np.asarray(Image.open(tmp_path / demo.PHOTO), dtype=np.int16)
-    masked = np.asarray(Image.open(tmp_path / demo.MASKED), dtype=np.int16)
-    assert (masked[..., :3] == photo).all(), "the mask editor keeps what lies under a mask"
-    painted = masked[..., 3] == 0
-    assert set(np.unique(masked[..., 3])) == {0, 255}
-    assert 0.2 < painted.mean() < 0.8
-    red = (photo[..., 0] > 150) & (photo[..., 1:] < 80).all(-1)
-    assert red.mean() > 0.1 and not (red & ~painted).any()
 
 
 def test_progress_is_told_by_title_and_tenth() -> None:
