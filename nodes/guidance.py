@@ -39,7 +39,7 @@ from ..lifelong_core.errors import InputError, ModelError
 from .attention_capture import AttentionCapture, Slot
 from .grad_ready import ConstantControl, make_grad_ready, with_own_weights
 from .prompt_words import PromptWords
-from .sampler_steps import SamplerSteps, levels_ahead
+from .sampler_steps import SamplerSteps, steps_of
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class GuidedSampling:
         guider = executor.class_obj
         run = _Run(
             [_Mover(guidance, _found(guider.conds, guidance)) for guidance in self.guidances],
-            SamplerSteps(sigmas.tolist(), levels_ahead(sampler)),
+            steps_of(sampler, sigmas.tolist()),
         )
         # These options are the run's own copy of the model's.
         add_wrapper_with_key(
@@ -178,7 +178,8 @@ class _Mover:
     def __init__(self, guidance: Guidance, found: Sequence[Conditioning]) -> None:
         self.guidance = guidance
         self.uuids = [cond["uuid"] for cond in found]
-        self.guide: Guide | None = None
+        self.guides: dict[int, Guide] = {}
+        """By the length of the conditioning, which may change between steps."""
 
     def __call__(
         self,
@@ -192,19 +193,21 @@ class _Mover:
         guided = is_guided(step, self.guidance.settings)
         if not guided and not self._watches(step):
             return None
-        cond = self._active(guider.conds, x, timestep)
-        if cond is None:
+        found = self._active(guider.conds, x, timestep)
+        if found is None:
             return None
+        cond, share = found
         with torch.inference_mode(False):
             make_grad_ready(guider.inner_model.diffusion_model)
             branch = _branch(guider, cond, timestep, model_options, self.guidance.slots)
             if not guided:
                 self._watch(x, branch, cond)
                 return None
-            if self.guide is None:
-                self.guide = Guide(self.guidance.settings, self._places(x, cond))
-            factor = k_diffusion_factor(float(timestep.flatten()[0]))
-            result = self.guide(x, branch, step, factor)
+            places = self._places(x, cond)
+            guide = self.guides.setdefault(places[0].length, Guide(self.guidance.settings, places))
+            # The maps are those of the conditioning's area: a step size for all would be too long.
+            factor = share * k_diffusion_factor(float(timestep.flatten()[0]))
+            result = guide(x, branch, step, factor)
         self._show(result.words)
         return result.latents if result.moved else None
 
@@ -234,12 +237,15 @@ class _Mover:
 
     def _active(
         self, conds: Mapping[str, Sequence[Conditioning]], x: Tensor, timestep: Tensor
-    ) -> Conditioning | None:
-        """The first of the prompt's conditionings that counts at this noise level."""
+    ) -> tuple[Conditioning, float] | None:
+        """The first of the prompt's conditionings that counts at this noise level, and the share of
+        the latents that its area covers."""
         for cond in _positive(conds):
-            ours = cond["uuid"] in self.uuids
-            if ours and comfy.samplers.get_area_and_mult(cond, x, timestep) is not None:
-                return cond
+            if cond["uuid"] not in self.uuids:
+                continue
+            seen = comfy.samplers.get_area_and_mult(cond, x, timestep)
+            if seen is not None:
+                return cond, seen.input_x.shape[2:].numel() / x.shape[2:].numel()
         return None
 
 

@@ -16,6 +16,7 @@ from ..lifelong_core.charts import INK, PAPER
 from .pictures import as_batch, to_pil
 
 AVERAGE, EVERY_STEP = "average", "every step"
+NO_MAPS = "no step had attention maps"
 PANEL = 256
 """Longest side of a panel, and what small pictures grow to."""
 LABEL, GAP, TEXT = 24, 6, 14
@@ -27,16 +28,18 @@ def map_pictures(
     """Picture, then concept and noun of every pair: an IMAGE batch [N, height, width, 3].
 
     seen: of every guided step; images: [B, 3, H, W] in [0, 1], what was drawn. N is B, or, with
-    EVERY_STEP, B times the steps, step after step.
+    EVERY_STEP, B times the steps, step after step. Where no step had maps, the picture alone.
     """
-    shown = [("picture", mean_words(seen))] if which == AVERAGE else _by_step(seen)
     small = _panel_sized(images.float().cpu())
+    if not seen:
+        return torch.cat([as_batch(_row(NO_MAPS, picture, [], [], [])) for picture in small])
+    shown = [("picture", mean_words(seen))] if which == AVERAGE else _by_step(seen)
     rows = []
     for title, words in shown:
         concepts = concept_heat(small, words).split(len(pairs))
         nouns = noun_heat(small, words).split(len(pairs))
-        for picture, *maps in zip(small, concepts, nouns, strict=True):
-            rows.append(as_batch(_row(title, picture, pairs, *maps)))
+        for picture, of_concepts, of_nouns in zip(small, concepts, nouns, strict=True):
+            rows.append(as_batch(_row(title, picture, pairs, [*of_concepts], [*of_nouns])))
     return torch.cat(rows)
 
 
@@ -52,7 +55,11 @@ def _panel_sized(images: Tensor) -> Tensor:
 
 
 def _row(
-    title: str, picture: Tensor, pairs: Sequence[Pair], concepts: Tensor, nouns: Tensor
+    title: str,
+    picture: Tensor,
+    pairs: Sequence[Pair],
+    concepts: Sequence[Tensor],
+    nouns: Sequence[Tensor],
 ) -> Image.Image:
     panels = [(title, picture)]
     for (concept, noun), of_concept, of_noun in zip(pairs, concepts, nouns, strict=True):

@@ -19,13 +19,24 @@ AHEAD = {
 """Samplers that try out the latents of so many later noise levels before they get there."""
 
 
-def levels_ahead(sampler: Any) -> int:
-    """For how many later levels of its schedule a sampler calls the model in one step."""
-    return AHEAD.get(getattr(getattr(sampler, "sampler_function", None), "__name__", ""), 0)
+TRIES_IN_EVERY_STEP = {
+    "sample_dpm_2_ancestral",
+    "sample_dpmpp_2s_ancestral",
+    "sample_dpmpp_2s_ancestral_cfg_pp",
+}
+"""Samplers whose every second call is a trial. Its level depends on their noise: with the usual
+amount it is the level of the next step, where the noise level alone does not tell them apart."""
+
+
+def steps_of(sampler: Any, sigmas: Sequence[float]) -> SamplerSteps:
+    """The steps of a run of one of ComfyUI's samplers."""
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    return SamplerSteps(sigmas, AHEAD.get(name, 0), every_second=name in TRIES_IN_EVERY_STEP)
 
 
 class SamplerSteps:
-    """Tells the first call of every step from the others, by noise level alone.
+    """Tells the first call of every step from the others, by noise level alone, or, with
+    `every_second`, by counting.
 
     A step begins where the model is called at a level of the schedule, for the first time or,
     where the sampler looks ahead, after so many trials. Calls between two levels are trials too,
@@ -33,14 +44,22 @@ class SamplerSteps:
     two levels begins the step.
     """
 
-    def __init__(self, sigmas: Sequence[float], ahead: int = 0) -> None:
+    def __init__(
+        self, sigmas: Sequence[float], ahead: int = 0, *, every_second: bool = False
+    ) -> None:
         self.sigmas = list(sigmas)
         self.ahead = ahead
+        self.every_second = every_second
+        self._count = 0
         self._calls: dict[int, int] = {}
         self._last = -1
 
     def begun(self, sigma: float) -> Step | None:
         """The step that a call of the model at this noise level begins, None if it begins none."""
+        self._count += 1
+        if self.every_second:
+            step, trial = divmod(self._count - 1, 2)
+            return None if trial else self._step(step)
         index = self._level(sigma)
         if index is None:
             return self._begun_between(sigma)

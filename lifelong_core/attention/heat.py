@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,11 +18,17 @@ GREY = (0.299, 0.587, 0.114)
 
 
 def mean_words(seen: Sequence[WordMaps]) -> WordMaps:
-    """The mean over steps of one batch's maps. Raises InputError when no step was guided."""
+    """The mean over steps of one batch's maps, which are as large as the largest of them.
+
+    Raises InputError when no step was guided.
+    """
     if not seen:
         raise InputError("No step was guided, so there are no attention maps to show.")
-    nouns = torch.stack([words.nouns for words in seen]).mean(0)
-    concepts = torch.stack([words.concepts for words in seen]).mean(0)
+    size = max((words.nouns.shape[-2:] for words in seen), key=math.prod)
+    nouns, concepts = (
+        torch.stack([_grown(maps, size) for maps in each]).mean(0)
+        for each in zip(*((words.nouns, words.concepts) for words in seen), strict=True)
+    )
     first = seen[0]
     return WordMaps(nouns, concepts, first.paired, first.named, first.mentions)
 
@@ -50,6 +57,11 @@ def _heat(images: Tensor, maps: Tensor, paired: Tensor) -> Tensor:
     grey = torch.einsum("bchw,c->bhw", images.float(), torch.tensor(GREY, device=images.device))
     under = grey[:, None, None].expand(-1, maps.shape[1], 3, -1, -1)
     return ((1 - OPACITY) * under + OPACITY * fire(grown))[paired]
+
+
+def _grown(maps: Tensor, size: torch.Size) -> Tensor:
+    """Maps [B, K, h, w] at another size. A prompt for a part of the picture has smaller ones."""
+    return maps if maps.shape[-2:] == size else F.interpolate(maps, size, mode="bilinear")
 
 
 def fire(values: Tensor) -> Tensor:

@@ -49,6 +49,13 @@ def test_colours_go_from_black_over_red_and_yellow_to_white() -> None:
 def test_the_mean_over_steps() -> None:
     mean = mean_words([_words(1.0), _words(0.5)])
     assert float(mean.nouns[0, 0, 0, 0]) == pytest.approx(0.75)
+    small = WordMaps(
+        *(maps[..., ::2, ::2] for maps in (_words().nouns, _words().concepts)),
+        *(_words().paired, _words().named, _words().mentions),
+    )
+    mixed = mean_words([small, _words()])
+    assert mixed.nouns.shape == _words().nouns.shape
+    assert 0.5 < float(mixed.nouns[0, 0, 0, 0]) <= 1.0
     with pytest.raises(InputError, match="No step was guided"):
         mean_words([])
     with pytest.raises(InputError, match="do not fit"):

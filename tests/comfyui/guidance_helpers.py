@@ -12,6 +12,8 @@ from inside import loaded, pack, torch
 
 # What follows can be imported once inside.py has set ComfyUI up.
 # isort: split
+import comfy.samplers
+
 import nodes
 
 PROMPT = "a photo of a red dog and a blue cat"
@@ -93,6 +95,45 @@ def passes() -> Iterator[list[dict[str, Any]]]:
 
     with patch.object(capture, "__call__", noting):
         yield seen
+
+
+@contextmanager
+def guides() -> Iterator[list[tuple[int, float]]]:
+    """Length of the prompt and factor of the step size, of every guided step inside the block."""
+    guide = pack("lifelong_core.attention.guidance").Guide
+    call, seen = guide.__call__, []
+
+    def noting(self: Any, latents: Any, branch: Any, step: Any, factor: float = 1.0) -> Any:
+        seen.append((self.places[0].length, factor))
+        return call(self, latents, branch, step, factor)
+
+    with patch.object(guide, "__call__", noting):
+        yield seen
+
+
+@contextmanager
+def held_latents() -> Iterator[list[Any]]:
+    """The latents that samplers tell of at every step inside the block: what they go on from."""
+    kept: list[Any] = []
+    sample = comfy.samplers.KSAMPLER.sample
+
+    def watched(self: Any, *args: Any, **options: Any) -> Any:
+        function = self.sampler_function
+
+        def run(model: Any, x: Any, sigmas: Any, callback: Any = None, **others: Any) -> Any:
+            def tell(state: dict[str, Any]) -> None:
+                kept.append(state["x"])
+                if callback is not None:
+                    callback(state)
+
+            return function(model, x, sigmas, callback=tell, **others)
+
+        run.__name__ = function.__name__
+        self.sampler_function = run
+        return sample(self, *args, **options)
+
+    with patch.object(comfy.samplers.KSAMPLER, "sample", watched):
+        yield kept
 
 
 def weights_of(model: Any) -> dict[str, torch.Tensor]:

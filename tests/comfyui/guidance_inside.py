@@ -19,6 +19,7 @@ from guidance_helpers import (
     distance,
     empty_latent,
     guided,
+    held_latents,
     loaded_base,
     passes,
     same_weights,
@@ -217,9 +218,32 @@ def check_every_sampler_is_guided_once_per_step() -> None:
         with passes() as seen:
             latents = sampled(model, base.positive, base.negative, steps=steps, sampler=sampler)
         extra = len(seen) - math.ceil(steps / 2)
-        # Before a sampler has come to a second level, a trial below it looks like a step.
-        assert extra in ((0, 1) if sampler == "dpmpp_2s_ancestral" else (0,)), (sampler, extra)
+        assert extra == 0, (sampler, extra)
         assert bool(latents.isfinite().all()), sampler
+
+
+def check_trials_that_a_sampler_throws_away_are_not_moved() -> None:
+    base = loaded_base()
+    model = guided(base.model, base.clip)
+    run = pack("nodes.guidance")._Run
+    call = run.__call__
+    moved: list[Any] = []
+
+    def noting(self: Any, executor: Any, x: Any, *args: Any) -> Any:
+        before = x.clone()
+        done = call(self, executor, x, *args)
+        moved.extend([] if torch.equal(before, x) else [x])
+        return done
+
+    for sampler in (
+        "euler", "heun", "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral",
+        "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde",
+    ):  # fmt: skip
+        moved.clear()
+        with patch.object(run, "__call__", noting), held_latents() as held:
+            sampled(model, base.positive, base.negative, sampler=sampler)
+        assert len(moved) == math.ceil(STEPS / 2), (sampler, len(moved))
+        assert all(any(x is one for one in held) for x in moved), sampler
 
 
 def check_samplers_without_a_schedule_are_guided_too() -> None:
@@ -242,9 +266,14 @@ def check_heun_is_guided_where_its_step_begins() -> None:
     free = steps.SamplerSteps([8.0, 4.0, 2.0, 0.0])
     begun = [free.begun(sigma) for sigma in (8.0, 7.0, 3.9, 3.0, 1.5)]
     assert [step.index if step else None for step in begun] == [0, None, 1, None, 2]
+    for calls in ((8.0, 4.0, 4.0, 2.0, 2.0, 1.0, 1.0), (8.0, 5.6, 4.0, 2.8, 2.0, 1.4, 1.0)):
+        ancestral = steps.SamplerSteps([8.0, 4.0, 2.0, 1.0, 0.0], every_second=True)
+        begun = [ancestral.begun(sigma) for sigma in calls]
+        assert [step.index if step else None for step in begun] == [0, None, 1, None, 2, None, 3]
     for name, ahead in (("heun", 1), ("heunpp2", 2), ("euler", 0)):
-        assert steps.levels_ahead(comfy.samplers.ksampler(name)) == ahead
-        assert steps.levels_ahead(object()) == 0
+        assert steps.steps_of(comfy.samplers.ksampler(name), [1.0, 0.0]).ahead == ahead
+    twice = steps.steps_of(comfy.samplers.ksampler("dpm_2_ancestral"), [1.0, 0.0])
+    assert twice.every_second and not steps.steps_of(object(), [1.0, 0.0]).every_second
 
 
 def check_the_gradient_pass_ends_behind_the_last_layer() -> None:

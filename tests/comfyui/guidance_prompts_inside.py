@@ -17,6 +17,7 @@ from guidance_helpers import (
     distance,
     empty_latent,
     guided,
+    guides,
     loaded_base,
     passes,
     sampled,
@@ -86,6 +87,53 @@ def check_conditionings_of_many_kinds() -> None:
         assert len(seen) == 2, (name, seen)
         assert all(expected.items() <= one.items() for one in seen), (name, seen)
         assert distance(latents, plain) > 1e-4, name
+
+
+def check_an_area_is_moved_by_a_step_of_its_own_size() -> None:
+    """The map of a quarter of the picture answers to a quarter of its latents."""
+    base = loaded_base()
+    model = guided(base.model, base.clip)
+    inside = nodes.ConditioningSetArea().append(base.positive, 64, 64, 32, 32, 1.0)[0]
+    with guides() as whole:
+        sampled(model, base.positive, base.negative)
+    with guides() as quarter:
+        sampled(model, inside, base.negative)
+    assert len(whole) == len(quarter) == 2
+    for (_, all_of_it), (_, part) in zip(whole, quarter, strict=True):
+        assert math.isclose(part, all_of_it / 4, rel_tol=1e-6)
+
+
+def check_words_are_found_in_the_prompt_that_is_drawn_at_the_time() -> None:
+    base = loaded_base()
+    model = guided(base.model, base.clip)
+    times, other = nodes.ConditioningSetTimestepRange(), conditioning(base.clip, "a house")
+    longer = nodes.ConditioningConcat().concat(base.positive, other)[0]
+    both = times.set_range(base.positive, 0.0, 0.1)[0] + times.set_range(longer, 0.1, 1.0)[0]
+    with guides() as seen:
+        sampled(model, both, base.negative)
+    assert [length for length, _ in seen] == [77, 154]
+
+
+def check_a_picture_without_maps_is_given_all_the_same() -> None:
+    base = loaded_base()
+    times, area = nodes.ConditioningSetTimestepRange(), nodes.ConditioningSetArea()
+    late = (
+        times.set_range(base.positive, 0.6, 1.0)[0]
+        + times.set_range(conditioning(base.clip, "a house"), 0.0, 0.6)[0]
+    )
+    part = area.append(base.positive, 64, 64, 0, 0, 1.0)[0]
+    changing = times.set_range(part, 0.0, 0.1)[0] + times.set_range(base.positive, 0.1, 1.0)[0]
+    for name, positive, values, panels in (
+        ("not sampled", base.positive, {"denoise": 0.0}, 1),
+        ("words come late", late, {}, 1),
+        ("maps of two sizes", changing, {"caa_strength": 1.0}, 3),
+    ):
+        for maps in ("average", "every step"):
+            given = {**values, "maps": maps}
+            latents, shown = artist(base.model, base.clip, positive, base.negative, **given)
+            assert bool(latents.isfinite().all()) and float(shown.std()) > 0, name
+            height, width = shown.shape[1:3]
+            assert (width > 1.5 * height) == (panels > 1), (name, shown.shape)
 
 
 def check_prompts_of_several_chunks() -> None:
