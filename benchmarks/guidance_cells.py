@@ -125,6 +125,7 @@ def _drawn(
             steps=studio.steps,
             vectors=known.vectors,
             localized=known.localized,
+            adapters=known.adapters,
             batch_size=BATCH.get(studio.backbone.device.type, BATCH["cpu"]),
             autocast=autocast_dtype(studio.precision),
             attention=attention,

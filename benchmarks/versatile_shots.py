@@ -102,6 +102,7 @@ def _shot(
         steps=studio.steps,
         vectors=known.vectors,
         localized=known.localized,
+        adapters=known.adapters,
         start=start,
         as_latents=True,
         autocast=autocast_dtype(studio.precision),

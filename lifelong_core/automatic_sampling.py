@@ -82,7 +82,7 @@ def generate_automatic(
             return generate(
                 backbone, [prompt] * count, seed=seed, steps=steps, guidance=scale,
                 negative=negative, size=size, vectors=known.vectors,
-                localized=known.localized, batch_size=batch_size,
+                localized=known.localized, adapters=known.adapters, batch_size=batch_size,
                 as_latents=as_latents, autocast=autocast, on_progress=on_progress,
             )  # fmt: skip
     tokens = [concept.token for concept in placed]

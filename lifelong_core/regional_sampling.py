@@ -91,8 +91,9 @@ def generate_regions(
             return generate(
                 backbone, [prompt] * count, seed=seed, steps=steps, guidance=scale,
                 negative=negative, size=size, vectors=known.vectors,
-                localized=known.localized, batch_size=-(-row_limit // 2),
-                as_latents=as_latents, autocast=autocast, start=start, on_progress=on_progress,
+                localized=known.localized, adapters=known.adapters,
+                batch_size=-(-row_limit // 2), as_latents=as_latents, autocast=autocast,
+                start=start, on_progress=on_progress,
             )  # fmt: skip
     check_regions(regions, size)
     slots = region_slots(backbone, state, prompt, regions)

@@ -18,25 +18,29 @@ from .backbone import Backbone
 from .concepts import Concept, mentions
 from .drawing import knowing
 from .localized_words import localized_concepts, places_in
-from .methods import drawing_state, newest_method
+from .methods import drawing_state, newest_method, step_adapters
 from .prompts import ConceptVectors
+from .sampling import StepAdapters
 from .state import LifelongState, TaskRecord
 
 
 @dataclass(frozen=True)
 class Known:
-    """What `generate` is told of a state: its concepts' vectors, and those to read localized."""
+    """What `generate` is told of a state: its concepts' vectors, those to read localized, and the
+    adapters of every step where the state's method has others at each."""
 
     vectors: dict[str, ConceptVectors] = field(default_factory=dict)
     localized: tuple[Concept, ...] = ()
+    adapters: StepAdapters | None = None
 
 
 @contextmanager
 def prompted(backbone: Backbone, state: LifelongState | None, prompt: str) -> Iterator[Known]:
     """Attach what draws `prompt`; without a state the base model stays alone.
 
-    By words where the method gives every prompt an adapter of its own. Raises StateError for a
-    state of another base model or with adapters that do not fit, and what `drawing_state` raises.
+    By words where the method gives every prompt an adapter of its own; nothing is attached where
+    `Known.adapters` answer. Raises StateError for a state of another base model or with adapters
+    that do not fit, and what `drawing_state` raises.
     """
     if state is None:
         yield Known()
@@ -45,8 +49,13 @@ def prompted(backbone: Backbone, state: LifelongState | None, prompt: str) -> It
     records = heard_by_words(backbone, state, prompt)
     if not records:
         known = drawing_state(state, prompt, backbone.text)
+        localized = localized_concepts(known)
+        changing = step_adapters(known, backbone)
+        if changing is not None:
+            yield Known(known.vectors_on(backbone.device), localized, changing)
+            return
         with knowing(backbone, known) as vectors:
-            yield Known(vectors, localized_concepts(known))
+            yield Known(vectors, localized)
         return
     adapters = [frozen_adapter(state.adapter_spec, backbone, one.adapter) for one in records]
     with AdaptersByWords(adapters).attached(backbone):

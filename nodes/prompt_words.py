@@ -111,19 +111,28 @@ def _tokenized(clip: Any, text: str) -> tuple[Any, list[str]]:
             f"This CLIP is {kind}; attention guidance needs that of Stable Diffusion 1, 2 or XL, "
             "or of the pack's demo model."
         )
-    listening = copy.copy(getattr(clip.tokenizer, f"clip_{encoder}"))
+    chunks, found = looked_up(getattr(clip.tokenizer, f"clip_{encoder}"), text)
     names: list[str] = []
+    for name, vectors in found:
+        if vectors is not None:
+            names.extend([name.strip(",")] * (1 if vectors.ndim == 1 else len(vectors)))
+    return chunks, names
+
+
+def looked_up(words: Any, text: str) -> tuple[Any, list[tuple[str, Tensor | None]]]:
+    """The chunks that an encoder's tokenizer makes of a prompt, and every name that it looked up
+    behind `embedding:`, as ComfyUI reads names, with the vectors that it found."""
+    listening = copy.copy(words)
+    found: list[tuple[str, Tensor | None]] = []
     look_up = listening._try_get_embedding
 
     def noting(name: str) -> Any:
-        found = look_up(name)
-        if found[0] is not None:
-            rows = 1 if found[0].ndim == 1 else len(found[0])
-            names.extend([found[1].strip(",")] * rows)
-        return found
+        answer = look_up(name)
+        found.append((answer[1], answer[0]))
+        return answer
 
     listening._try_get_embedding = noting
-    return listening.tokenize_with_weights(text), names
+    return listening.tokenize_with_weights(text), found
 
 
 def _positions(chunks: Sequence[Any], names: Sequence[str]) -> list[PromptToken]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -30,10 +29,9 @@ from .bridge import base_model
 from .layer_contexts import KEY, add_layers
 from .localized_encoding import WORDS, add_localized
 from .patching import remove_state, with_concepts
+from .prompt_words import looked_up
 from .regional_attention import RegionalPrompts
 from .unet_changes import unet_changes
-
-NAMED = re.compile(rf"(?:^|(?<=[\s(])){re.escape(IDENTIFIER)}([A-Za-z0-9_-]+)")
 
 
 def knowing(model: Any, clip: Any, state: LifelongState) -> tuple[Any, Any]:
@@ -100,8 +98,8 @@ def _routed(clip: Any, state: LifelongState, prompt: str) -> LifelongState | Non
 def _require_known(clip: Any, state: LifelongState, prompt: str) -> None:
     """Raise InputError for a name that ComfyUI would leave out with no more than a warning."""
     words = getattr(clip.tokenizer, next(iter(text_prefixes(state.family))))
-    for name in NAMED.findall(prompt):
-        if words._try_get_embedding(name)[0] is None:
+    for name, vectors in looked_up(words, prompt)[1]:
+        if vectors is None:
             known = ", ".join(concept.phrase for concept in state.concepts) or "no concept"
             raise InputError(
                 f"The region {prompt!r} names {IDENTIFIER}{name}, for which the state has no "

@@ -18,7 +18,7 @@ from lifelong_core.backbone import Backbone, random_backbone
 from lifelong_core.drawing import knowing
 from lifelong_core.errors import StateError
 from lifelong_core.localized_words import encode_localized, localized_concepts
-from lifelong_core.methods import drawing_state
+from lifelong_core.methods import drawing_state, step_adapters
 from lifelong_core.prompts import Conditioning
 from lifelong_core.prompts.conditioning import NOBODYS, UNKNOWN
 from lifelong_core.sampling import generate
@@ -54,8 +54,23 @@ def drawn(backbone: Backbone, state: LifelongState | None, prompt: str) -> torch
     with prompted(backbone, state, prompt) as known:
         return generate(
             backbone, [prompt], seed=1, steps=2, as_latents=True,
-            vectors=known.vectors, localized=known.localized,
+            vectors=known.vectors, localized=known.localized, adapters=known.adapters,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["lora_composite", "lora_switch"])
+def test_adapters_that_change_between_steps_draw(backbone: Backbone, method: str) -> None:
+    state = taught(backbone, False, False, method=method)
+    with knowing(backbone, state) as vectors:
+        newest = generate(backbone, [BOTH], seed=1, steps=2, as_latents=True, vectors=vectors)
+    changing = step_adapters(state, backbone)
+    assert changing is not None
+    wanted = generate(
+        backbone, [BOTH], seed=1, steps=2, as_latents=True, adapters=changing,
+        vectors=state.vectors,
+    )  # fmt: skip
+    found = drawn(backbone, state, BOTH)
+    assert torch.equal(found, wanted) and not torch.equal(found, newest)
 
 
 def test_rows_know_whose_words_they_are(backbone: Backbone) -> None:

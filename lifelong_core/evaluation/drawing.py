@@ -14,14 +14,13 @@ from torch import Tensor
 
 from ..backbone import Backbone
 from ..files import atomic_write, content_hash, copy_file, load_tensors, save_tensors
-from ..localized_words import localized_concepts
 from ..methods import drawing_state, step_adapters
-from ..sampling import StepAdapters, generate
+from ..sampling import generate
 from ..seeding import derive_seed
 from ..sharing.preview import to_picture
 from ..state import LifelongState
 from ..training.precision import autocast, autocast_dtype
-from ..word_routing import Known, heard_by_words, prompted
+from ..word_routing import heard_by_words, prompted
 from .extractors import Extractor
 from .phases import Phase, measured
 from .prompts import spread_first
@@ -54,36 +53,20 @@ def pictures_of(
 
 def draw(backbone: Backbone, state: LifelongState | None, pictures: Pictures) -> Tensor:
     """[P, 3, H, W] in [0, 1] by the base model, or by what a state draws the first prompt with."""
-    first = pictures.prompts[0]
-    if state is not None:
-        drawn = drawing_state(state, first, backbone.text)
-        adapters = step_adapters(drawn, backbone)
-        if adapters is not None:
-            known = Known(drawn.vectors_on(backbone.device), localized_concepts(drawn))
-            return _generate(backbone, pictures, known, adapters)
-    with prompted(backbone, state, first) as known:
-        return _generate(backbone, pictures, known)
-
-
-def _generate(
-    backbone: Backbone,
-    pictures: Pictures,
-    known: Known,
-    adapters: StepAdapters | None = None,
-) -> Tensor:
     batch = BATCH.get(backbone.device.type, BATCH["cpu"])
-    latents = generate(
-        backbone,
-        pictures.prompts,
-        seed=pictures.seed,
-        steps=pictures.steps,
-        vectors=known.vectors,
-        localized=known.localized,
-        batch_size=batch,
-        as_latents=True,
-        autocast=autocast_dtype(pictures.precision),
-        adapters=adapters,
-    )
+    with prompted(backbone, state, pictures.prompts[0]) as known:
+        latents = generate(
+            backbone,
+            pictures.prompts,
+            seed=pictures.seed,
+            steps=pictures.steps,
+            vectors=known.vectors,
+            localized=known.localized,
+            adapters=known.adapters,
+            batch_size=batch,
+            as_latents=True,
+            autocast=autocast_dtype(pictures.precision),
+        )
     # The VAE of SDXL overflows in fp16.
     precision = pictures.precision if pictures.precision == "bf16" else "fp32"
     with autocast(backbone.device, precision):

@@ -137,8 +137,7 @@ def test_a_picture_whose_gradient_is_not_finite_stays_and_is_told_once(
         for index in range(2):
             guided = guide(latents, Toy(), Step(index, 10))
     assert guided.skipped == 1 and guided.moved
-    assert torch.equal(guided.latents[1], latents[1]) or torch.isnan(guided.latents[1]).any()
-    assert torch.equal(guided.latents[1, 1], latents[1, 1])
+    assert torch.equal(guided.latents[1].nan_to_num(), latents[1].nan_to_num())
     assert not torch.equal(guided.latents[0], latents[0])
     assert len(caplog.records) == 1 and "1 of 3 pictures" in caplog.text
     assert len(guide.seen) == 2

@@ -100,7 +100,18 @@ def check_conditionings_of_many_kinds() -> None:
         "image to image": {"latent_image": {"samples": torch.ones(1, 4, 8, 8)}, "denoise": 0.5},
         "no square": {"latent_image": {"samples": torch.zeros(1, 4, 7, 12)}},
     }.items():
-        assert bool(drawn(halves(), **values).isfinite().all()), name
+        found = drawn(halves(), **values)
+        assert bool(found.isfinite().all()), name
+        assert distance(found, drawn(region(DOG), **values)) > 1e-3, name
+
+
+def check_latents_outside_a_noise_mask_stay() -> None:
+    left = torch.zeros(1, 64, 64)
+    left[..., :32] = 1
+    start = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = drawn(halves(), latent_image={"samples": start, "noise_mask": left[:, None]})
+    assert distance(found[..., 4:], start[..., 4:]) < 1e-5
+    assert distance(found[..., :4], start[..., :4]) > 1e-2
 
 
 def check_an_area_sees_the_regions_at_their_place() -> None:

@@ -6,6 +6,8 @@ python regions_inside.py COMFYUI PACK WORK: see inside.py.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -30,6 +32,7 @@ from regions_helpers import (
     small,
     two_toys,
 )
+from safetensors.torch import save_file
 
 
 def check_one_region_everywhere_is_plain_sampling_with_its_adapter() -> None:
@@ -244,6 +247,16 @@ def check_the_regions_are_shown() -> None:
     assert wide.shape[1] < picture.shape[1] and wide.shape[2] == 512
 
 
+def check_embeddings_of_others_may_have_any_name() -> None:
+    with TemporaryDirectory() as folder:
+        words = base()[1].tokenizer.clip_l
+        vectors = torch.ones(1, words.embedding_size)
+        save_file({words.embedding_key: vectors}, Path(folder) / "Easy.v2.safetensors")
+        with patch.object(words, "embedding_directory", [folder]):
+            known = drawn(region("a dog, embedding:Easy.v2"), steps=1)
+    assert distance(known, drawn(region("a dog,"), steps=1)) > 1e-4
+
+
 def check_what_cannot_be_drawn_is_refused_by_name() -> None:
     empty, many = torch.zeros(1, 8, 8), torch.ones(3, 8, 8)
     wrong = torch.full((1, 8, 8), torch.nan)
@@ -255,6 +268,7 @@ def check_what_cannot_be_drawn_is_refused_by_name() -> None:
         ("InputError", "not between 0 and 1", lambda: drawn(region(DOG, mask=wrong))),
         ("InputError", "There is no region", lambda: drawn(())),
         ("InputError", "embedding:my_cow", lambda: drawn(region("embedding:my_cow cow"))),
+        ("InputError", "embedding:my_dog.", lambda: drawn(region("see embedding:my_dog. A dog"))),
         ("InputError", "alpha", lambda: drawn(halves(), alpha=2.0)),
     ):
         with batches() as seen:
