@@ -58,7 +58,7 @@ class ConceptAttentionArtistSampler(io.ComfyNode):
                 io.Latent.Input("latent_image", tooltip="The latent image to denoise."),
                 prompt_input(),
                 pairs_input(),
-                *sampler_inputs("The algorithm. With uni_pc guidance is weaker."),
+                *sampler_inputs("The algorithm. With uni_pc and sa_solver guidance is weaker."),
                 strength_input(
                     "caa_strength",
                     1.0,
