@@ -3,6 +3,8 @@
 python -m benchmarks.routing_speed: on the demo model, with a state of 50 made concepts.
 
 - One concept by hard routing and by elastic weights against the base model alone.
+- One, two, four and eight concepts in a prompt, each adapter heard in its own words, against the
+  same.
 - One, two and three regions, each with its own concept, and automatic regions for two concepts,
   against the same.
 - Preparing a prompt: its weights, the adapter that they make, and attaching it; for prompts that
@@ -28,6 +30,7 @@ import torch
 from benchmarks.made_state import made_state
 from benchmarks.record import RESULTS, Recorder
 from benchmarks.regional_cases import regional_ratios, regional_works
+from benchmarks.word_cases import ACTIVE, word_ratios, word_works
 from lifelong_core.backbone import Backbone, load_backbone
 from lifelong_core.concepts import make_task
 from lifelong_core.consolidation.elastic_weights import SHARPNESS, elastic_state
@@ -39,7 +42,7 @@ from lifelong_core.state import LifelongState
 from lifelong_core.world.shipped import weights_path
 from lifelong_core.world.streams import toys5
 
-CONCEPTS, ACTIVE = 50, (1, 2, 4, 8)
+CONCEPTS = 50
 STEPS, ROUNDS, THREADS = 20, 15, 1
 STREAM_SEED = 2
 PLAIN = "plain"
@@ -129,6 +132,7 @@ def main() -> None:
     bench = made_bench(load_backbone(weights_path("demo"), device=options.device), STEPS)
     clock = wall_clock if on_gpu else time.process_time
     works = {name: case(bench) for name, case in CASES.items()}
+    works |= word_works(bench.backbone, bench.state, bench.steps)
     works |= regional_works(bench.backbone, bench.state, bench.steps)
     drawing = interleaved(works, rounds=options.rounds, clock=clock)
     preparing = interleaved(
@@ -136,7 +140,8 @@ def main() -> None:
         rounds=options.rounds,
         clock=clock,
     )
-    result = summary(drawing, preparing) | regional_ratios(drawing, PLAIN)
+    result = summary(drawing, preparing) | word_ratios(drawing, PLAIN)
+    result |= regional_ratios(drawing, PLAIN)
     recorder.write(result, [row(name, took) for name, took in (drawing | preparing).items()])
     say(json.dumps(result, indent=1))
 

@@ -9,7 +9,6 @@ import pytest
 from benchmarks import routing_speed
 from benchmarks.regional_cases import AUTOMATIC, REGIONS, regional_ratios
 from benchmarks.routing_speed import (
-    ACTIVE,
     CASES,
     PLAIN,
     RATIOS,
@@ -20,6 +19,8 @@ from benchmarks.routing_speed import (
     row,
     summary,
 )
+from benchmarks.word_cases import ACTIVE, word_ratios, word_works
+from lifelong_core.adapters.by_words import AdaptersByWords
 from lifelong_core.backbone import Backbone, random_backbone
 from lifelong_core.files import read_json
 from lifelong_core.state import LifelongState
@@ -95,9 +96,31 @@ def test_the_command_records_what_it_measured(
     assert threads == [1] and result["command"].endswith("--rounds 1")
     regional = {AUTOMATIC, *(f"regions_{n}" for n in REGIONS)}
     prepared = {f"prepare_{n}" for n in ACTIVE}
-    assert {one["run"] for one in result["runs"]} == {*CASES, *regional, *prepared}
+    worded = {f"by_words_{n}" for n in ACTIVE}
+    assert {one["run"] for one in result["runs"]} == {*CASES, *worded, *regional, *prepared}
     assert result["summary"]["routed_over_plain"] > 0
     assert list(result["summary"]["regions_over_plain"]) == ["1", "2", "3"]
+
+
+def test_concepts_heard_by_words_are_counted_and_over_plain(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[int] = []
+    attach = AdaptersByWords.attached
+
+    def watched(self: AdaptersByWords, backbone: Backbone):
+        heard.append(len(self.adapters))
+        return attach(self, backbone)
+
+    monkeypatch.setattr(AdaptersByWords, "attached", watched)
+    works = word_works(bench.backbone, bench.state, bench.steps)
+    for work in works.values():
+        work()
+    assert heard == list(ACTIVE)
+    drawing = {PLAIN: [2.0], **{f"by_words_{count}": [float(count)] for count in ACTIVE}}
+    assert word_ratios(drawing, PLAIN) == {
+        "by_words_over_plain": {count: count / 2 for count in ACTIVE}
+    }
 
 
 def test_regions_are_counted_and_over_plain() -> None:
