@@ -12,6 +12,7 @@ from .errors import InputError
 from .fields import PRECISIONS, check_fields, choice, number, switch
 
 LR_SCHEDULES = ("constant", "linear", "cosine")
+NORM_LEARNING_RATE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,10 @@ class LessonSettings:
     learning_rate: float = number(1e-3, "step size of the adapter's weights", 0.0, 1.0)
     token_learning_rate: float = number(1e-2, "step size of the token's vectors", 0.0, 1.0)
     norm_learning_rate: float = number(
-        1e-6, "spectral adapters: step size of the norms' weights and biases", 0.0, 1.0
+        NORM_LEARNING_RATE,
+        "spectral adapters: step size of the norms' weights and biases",
+        0.0,
+        1.0,
     )
     batch_size: int = number(3, "pictures of the concept per batch", 1, 256)
     prior_batch_size: int = number(2, "pictures of the plain class noun per batch", 1, 256)
@@ -138,7 +142,7 @@ def defaults_for(family: str) -> LessonSettings:
     return _DEFAULTS[family]
 
 
-_RATES = {"lora": 1.0, "vera": 10.0, "key_value": 0.1, "spectral": 3.0}
+RATES = {"lora": 1.0, "vera": 10.0, "key_value": 0.1, "spectral": 3.0}
 """Step sizes that suit the kinds of adapters, relative to a LoRA's. VeRA's two vectors need larger
 steps (Kopiczko et al. 2024 use about ten times LoRA's); full matrices smaller ones (Custom
 Diffusion: 1e-5 times 4 pictures where LoRA has 5e-4). Shifts of singular values take L²DM's
@@ -149,6 +153,6 @@ def for_adapter(settings: LessonSettings, adapter: AdapterSpec) -> LessonSetting
     """`settings` with `adapter`, and a learning rate that suits its kind as theirs suited the kind
     before: the same for the same kind.
     """
-    factor = _RATES[adapter.kind] / _RATES[settings.adapter.kind]
+    factor = RATES[adapter.kind] / RATES[settings.adapter.kind]
     rate = settings.learning_rate * factor
     return dataclasses.replace(settings, adapter=adapter, learning_rate=rate)

@@ -19,6 +19,7 @@ from ..adapters.frozen import frozen_adapter
 from ..adapters.mixed import MixedAdapters, RowPredictor, check_can_mix
 from ..backbone import Backbone
 from ..errors import StateError
+from ..lesson import NORM_LEARNING_RATE, RATES
 from ..objectives import StepBatch, Term
 from ..objectives.distillation import (
     CONCEPTS,
@@ -30,9 +31,9 @@ from ..objectives.distillation import (
 )
 from ..seeding import generator
 from ..state import LifelongState, TaskRecord
-from ..training import ParameterGroup, ProgressCallback, Snapshot, TrainPlan, train
+from ..training import ProgressCallback, Snapshot, TrainPlan, train
 from ..training.cpu import cheaper_layers
-from ..training.lesson import loss_metrics
+from ..training.lesson import adapter_groups, loss_metrics
 from .context import Consolidation, with_report
 from .settings import ConsolidationSettings
 
@@ -108,12 +109,13 @@ class DistillPhase:
         on_progress: ProgressCallback | None,
     ) -> Snapshot:
         settings, backbone = work.settings, work.backbone
+        rate = settings.learning_rate * RATES[student.spec.kind]
         plan = TrainPlan(
             device=backbone.device,
             steps=settings.distillation_iterations,
             batches=batches,
             terms=terms,
-            groups=[ParameterGroup("adapter", student.named_parameters(), settings.learning_rate)],
+            groups=adapter_groups(student, rate, NORM_LEARNING_RATE),
             accumulation=settings.accumulation,
             precision=settings.precision,
             memory_advice=MEMORY_ADVICE,

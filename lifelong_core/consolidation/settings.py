@@ -38,7 +38,9 @@ class ConsolidationSettings:
     )
     fisher_iterations: int = number(60, "iterations of estimating the Fisher", 2, 100_000)
     distillation_iterations: int = number(60, "iterations of distilling", 1, 100_000)
-    learning_rate: float = number(1e-3, "step size of distilling", 1e-12, 1.0)
+    learning_rate: float = number(
+        1e-3, "step size of distilling a LoRA; other adapters' differ as in lessons", 1e-12, 1.0
+    )
     shift_iterations: int = number(60, "iterations of shifting earlier tokens", 1, 100_000)
     shift_learning_rate: float = number(2e-3, "step size of shifting them", 1e-12, 1.0)
     batch_size: int = number(3, "pictures per batch; each is seen with every concept", 1, 256)

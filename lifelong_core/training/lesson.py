@@ -294,17 +294,28 @@ def memory_advice(settings: LessonSettings) -> str:
 
 
 def parameter_groups(lesson: Lesson) -> list[ParameterGroup]:
-    """The adapter's weights and the token's vectors, as far as they are trained.
+    """The adapter's weights and the token's vectors, as far as they are trained."""
+    settings = lesson.settings
+    groups = adapter_groups(
+        lesson.adapter, settings.learning_rate, settings.norm_learning_rate, ADAPTER_WEIGHT_DECAY
+    )
+    token = ParameterGroup("token", lesson.vectors, settings.token_learning_rate)
+    return [*groups, token] if token.learning_rate > 0.0 else groups
+
+
+def adapter_groups(
+    adapter: Adapter, learning_rate: float, norm_learning_rate: float, weight_decay: float = 0.0
+) -> list[ParameterGroup]:
+    """The adapter's weights, as far as they are trained.
 
     Weights that a spectral adapter has on norms have a rate of their own.
     """
-    settings, weights = lesson.settings, lesson.adapter.named_parameters()
+    weights = adapter.named_parameters()
     norms = {name: value for name, value in weights.items() if name.endswith(NORM_ENDINGS)}
     others = {name: value for name, value in weights.items() if name not in norms}
     groups = [
-        ParameterGroup("adapter", others, settings.learning_rate, ADAPTER_WEIGHT_DECAY),
-        ParameterGroup("norms", norms, settings.norm_learning_rate, ADAPTER_WEIGHT_DECAY),
-        ParameterGroup("token", lesson.vectors, settings.token_learning_rate),
+        ParameterGroup("adapter", others, learning_rate, weight_decay),
+        ParameterGroup("norms", norms, norm_learning_rate, weight_decay),
     ]
     return [group for group in groups if group.parameters and group.learning_rate > 0.0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from lifelong_core.adapters import AdapterSpec, build_adapter
 from lifelong_core.adapters.frozen import frozen_adapter
 from lifelong_core.adapters.mixed import MixedAdapters
-from lifelong_core.backbone import Backbone, random_backbone
+from lifelong_core.backbone import Backbone
 from lifelong_core.concepts import Concept, ConceptTask, make_task
 from lifelong_core.consolidation import Consolidation, ConsolidationSettings, consolidate
 from lifelong_core.consolidation.context import prepare
@@ -34,11 +35,6 @@ SETTINGS = ConsolidationSettings(distillation_iterations=2, batch_size=2, learni
 
 class Cancel(BaseException):
     """What ComfyUI's cancel looks like."""
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return random_backbone("demo")
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +181,32 @@ def test_the_student_comes_closer_to_both_teachers(
                 before += float(DistillOutputs(1.0)(starts(index)))
     assert len(losses) == 6
     assert after < 0.95 * before
+
+
+@pytest.mark.parametrize(
+    ("kind", "factor"), [("lora", 1), ("vera", 10), ("key_value", 0.1), ("spectral", 3)]
+)
+def test_kinds_are_distilled_at_the_rates_of_their_lessons(
+    backbone: Backbone,
+    task_of: Callable[[int], ConceptTask],
+    state_after: Callable[..., LifelongState],
+    kind: str,
+    factor: float,
+) -> None:
+    state = state_after(2, AdapterSpec(kind))
+    settings = replace(SETTINGS, distillation_iterations=1, learning_rate=1e-3)
+    phases = [DistillPhase(dc=False)]
+    result = consolidate(backbone, task_of(2), state, phases=phases, settings=settings)
+    start = build_adapter(state.adapter_spec, backbone, seed=0)
+    start.load(state.adapter)
+    before, moved = start.state(), dict[float, float]()
+    for key, value in result.adapter.items():
+        rate = 1e-6 if key.endswith((".scale", ".offset")) else factor * 1e-3
+        furthest = float((value - before[key]).abs().max())
+        moved[rate] = max(moved.get(rate, 0.0), furthest)
+    assert len(moved) == (2 if kind == "spectral" else 1)
+    for rate, furthest in moved.items():  # AdamW's first step is the rate, whatever the gradient
+        assert furthest == pytest.approx(rate, rel=0.05)
 
 
 def test_nothing_else_changes(backbone: Backbone, task: ConceptTask, state: LifelongState) -> None:
