@@ -45,11 +45,11 @@ def merge_adapters(
     weights: one per adapter; by default their mean is taken. shapes: (out, in) of layers.
 
     Low-rank kinds: a LoRA whose factors are those of all adapters one after another, so that its
-    rank is the sum of theirs and nothing is lost. Full matrices: their sum, of the same kind.
+    rank is the sum of theirs. Where an adapter cannot have that many, it is the full rank of the
+    widest layer; nothing is lost in either. Full matrices: their sum, of the same kind.
     rank: cut the sum down to a LoRA of this rank, the nearest one in Frobenius norm.
 
-    Raises InputError without adapters, for a rank out of range, and when the sum of the ranks is
-    more than an adapter can have.
+    Raises InputError without adapters and for a rank out of range.
     """
     if not adapters:
         raise InputError("There is no adapter to merge; learn a concept first.")
@@ -66,14 +66,10 @@ def merge_adapters(
         return Merged(spec, full, 1.0)
     each = [low_rank_factors(spec, own, shapes) for own in adapters]
     joined = {layer: _joined([own[layer] for own in each], shares) for layer in each[0]}
-    if rank is None:
-        size = spec.rank * len(adapters)
-        if size > MAX_RANK:
-            raise InputError(
-                f"{len(adapters)} adapters of rank {spec.rank} together have rank {size}, but an "
-                f"adapter can have {MAX_RANK} at most. Give a rank to cut the merge down to."
-            )
+    size = spec.rank * len(adapters)
+    if rank is None and size <= MAX_RANK:
         return Merged(_lora(spec, size), _named(joined), 1.0)
+    rank = rank or max(min(shapes[layer]) for layer in joined)
     cut = {layer: truncated(*factors, rank) for layer, factors in joined.items()}
     kept, total = (sum(energies) for energies in zip(*(e for _, e in cut.values()), strict=True))
     adapter = _named({layer: factors for layer, (factors, _) in cut.items()})

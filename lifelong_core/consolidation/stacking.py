@@ -31,8 +31,7 @@ def summed_changes(state: LifelongState, backbone: Backbone) -> dict[str, Tensor
 def stacked_state(state: LifelongState) -> LifelongState:
     """`state` with the sum of its lessons' adapters as one adapter; for drawing and exporting.
 
-    Raises StateError when the state has not kept every lesson's adapter, and InputError when
-    their ranks together are more than one adapter can have.
+    Raises StateError when the state has not kept every lesson's adapter.
     """
     adapters = kept_adapters(state)
     mean = merge_adapters(state.adapter_spec, adapters, layers(state.family))

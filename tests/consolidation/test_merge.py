@@ -12,6 +12,7 @@ from torch import Tensor
 from lifelong_core.adapters import AdapterSpec, low_rank_factors
 from lifelong_core.backbone import Backbone
 from lifelong_core.consolidation.merge import merge_adapters, merged_state, truncated
+from lifelong_core.consolidation.stacking import stacked_state
 from lifelong_core.errors import InputError, StateError
 from lifelong_core.methods import METHODS, any_prompt_state, drawing_state
 from lifelong_core.sharing.naming import layers
@@ -85,23 +86,37 @@ def test_more_rank_than_there_is_loses_nothing() -> None:
     assert kept == whole == pytest.approx(float((up @ down).square().sum()), rel=1e-5)
 
 
-def test_what_cannot_be_merged_is_refused(state_after: StateAfter) -> None:
-    state = state_after(2)
-    with pytest.raises(InputError, match="no adapter to merge"):
-        merge_adapters(AdapterSpec(), [], SHAPES)
-    with pytest.raises(InputError, match="Rank 0"):
-        merged_state(state, rank=0)
-    wide = AdapterSpec(rank=700)
+@pytest.mark.parametrize("kind", ["lora", "vera"])
+def test_no_more_rank_than_layers_have_is_needed(state_after: StateAfter, kind: str) -> None:
+    state = state_after(2, AdapterSpec(kind, rank=700))
+    merged, kept = merged_state(state)
+    widest = max(min(SHAPES[name.rsplit(".", 1)[0]]) for name in merged.adapter)
+    assert (merged.adapter_spec.rank, kept) == (widest, 1.0)
+    found = changes(merged.adapter_spec, merged.adapter)
+    summed = changes(merged.adapter_spec, stacked_state(state).adapter)
+    for layer, change in mean_change(state).items():
+        bounds = {"rtol": 1e-4, "atol": 1e-5 * float(change.abs().max())}
+        torch.testing.assert_close(found[layer], change, **bounds)
+        torch.testing.assert_close(summed[layer], 2 * found[layer])
+
+
+def test_nothing_of_nothing_is_lost() -> None:
     zeros = {
         f"{layer}.{part}": torch.zeros(shape)
         for layer, (out, width) in SHAPES.items()
         if layer.endswith("attn2.to_k")
         for part, shape in (("down", (700, width)), ("up", (out, 700)))
     }
-    with pytest.raises(InputError, match="rank 1400.*Give a rank"):
-        merge_adapters(wide, [zeros, zeros], SHAPES)
-    merged = merge_adapters(wide, [zeros, zeros], SHAPES, rank=3)
-    assert merged.kept_energy == 1.0, "nothing of nothing is lost"
+    merged = merge_adapters(AdapterSpec(rank=700), [zeros, zeros], SHAPES, rank=3)
+    assert merged.kept_energy == 1.0
+
+
+def test_what_cannot_be_merged_is_refused(state_after: StateAfter) -> None:
+    state = state_after(2)
+    with pytest.raises(InputError, match="no adapter to merge"):
+        merge_adapters(AdapterSpec(), [], SHAPES)
+    with pytest.raises(InputError, match="Rank 0"):
+        merged_state(state, rank=0)
     first, second = state.records
     with pytest.raises(StateError, match="thing_1"):
         merged_state(replace(state, records=(replace(first, adapter={}), second)))
