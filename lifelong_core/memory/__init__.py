@@ -7,7 +7,7 @@ the model draws of them before the next lesson, chosen to be varied and true.
 from .bank import ShortTermMemory, drawer_hash
 from .bank_file import load_bank, save_bank
 from .features import FeatureModel, features_named, world_features
-from .long_term import ConceptMemory, LongTermMemory, forget, remember, with_memory
+from .long_term import ConceptMemory, LongTermMemory, forget, memory_after, remember, with_memory
 from .recall import Recollection, recall
 from .selection import RAINBOW, RANDOM, SELECTIONS
 from .settings import MemorySettings
@@ -26,6 +26,7 @@ __all__ = [
     "features_named",
     "forget",
     "load_bank",
+    "memory_after",
     "recall",
     "remember",
     "save_bank",

@@ -123,31 +123,35 @@ class LongTermMemory:
         return replace(self, concepts={**self.concepts, token: memory})
 
 
-def require_rememberable(state: LifelongState | None, model: FeatureModel) -> None:
-    """Raise StateError when lessons after `state` cannot be remembered by features of `model`."""
+def memory_after(
+    state: LifelongState | None, task: ConceptTask, model: FeatureModel, base_fingerprint: str
+) -> LongTermMemory:
+    """What `state` remembers, and features and captions of `task`, whether it is learned or not.
+
+    base_fingerprint: of the base model. Raises StateError when the task is remembered already or
+    the memories before are of another feature model, InputError when this one gives unusable
+    features.
+    """
     known = LongTermMemory.of(state) if state is not None else None
     if known is not None:
         known.require_model(model)
+    fresh = ConceptMemory(directions(model, task.images), task.captions)
+    if known is not None:
+        return known.joined(task.token, fresh)
+    return LongTermMemory(base_fingerprint, model.fingerprint, {task.token: fresh})
 
 
 def remember(state: LifelongState, task: ConceptTask, model: FeatureModel) -> LifelongState:
     """`state` whose memory also holds features and captions of `task`, its newest lesson.
 
-    Raises StateError when that is not its newest lesson, is remembered already, or was preceded by
-    memories of another feature model; InputError when the model gives unusable features.
+    Raises StateError when that is not its newest lesson, and what `memory_after` raises.
     """
     if not state.records or state.records[-1].task_hash != task.content_hash:
         raise StateError(
             f"The lesson of {task.token!r} is not the newest one of this state. Remember a lesson "
             "when it is finished, with the pictures it was learned from."
         )
-    require_rememberable(state, model)
-    fresh = ConceptMemory(directions(model, task.images), task.captions)
-    known = LongTermMemory.of(state)
-    if known is not None:
-        return with_memory(state, known.joined(task.token, fresh))
-    memory = LongTermMemory(state.base_fingerprint, model.fingerprint, {task.token: fresh})
-    return with_memory(state, memory)
+    return with_memory(state, memory_after(state, task, model, state.base_fingerprint))
 
 
 def with_memory(state: LifelongState, memory: LongTermMemory) -> LifelongState:

@@ -13,14 +13,14 @@ from ..consolidation import ConsolidationSettings, consolidate, consolidation_de
 from ..errors import FileError, InputError, TrainingError
 from ..files import content_hash
 from ..lesson import LessonSettings, defaults_for, for_adapter
-from ..memory import FeatureModel, MemorySettings, ShortTermMemory
+from ..memory import FeatureModel, MemorySettings, ShortTermMemory, with_memory
 from ..state import LifelongState, save_state
 from ..training import ProgressCallback, Session
 from ..training.lesson import Lesson, finished_state, prepare_lesson, run_lesson, unfinished_state
 from ..training.precision import check_precision
 from .kept import kept_lesson
 from .records import check_follows
-from .replaying import check_memory, draw_memory, memorise, memory_model
+from .replaying import check_memory, draw_memory, lasting_memory
 from .table import METHODS, Records
 
 CODE_VERSION = 2
@@ -63,7 +63,8 @@ def learn(
     check_follows(state, method)
     check_lesson(backbone, task, state, settings, preview_every)
     check_memory(task, state, method, memory)
-    features = memory_model(state, method, features)
+    # Before the lesson, which would be lost if its pictures could not be remembered.
+    remembered = lasting_memory(backbone, task, state, method, features)
     key = lesson_key(backbone, task, state, method, settings, memory)
 
     def run(session: Session | None, priors: Path | None) -> LifelongState:
@@ -92,7 +93,8 @@ def learn(
         # What draws comes from the records, which round it; one adapter has one set of bits.
         return replace(learned, adapter=learned.records[-1].adapter)
 
-    return memorise(kept_lesson(workspace, key, run), task, features)
+    learned = kept_lesson(workspace, key, run)
+    return learned if remembered is None else with_memory(learned, remembered)
 
 
 def teach(

@@ -8,21 +8,32 @@ from pathlib import Path
 from ..backbone import Backbone
 from ..concepts import ConceptTask
 from ..errors import InputError
-from ..memory import FeatureModel, MemorySettings, ShortTermMemory, recall, remember, world_features
-from ..memory.long_term import require_rememberable
+from ..memory import (
+    FeatureModel,
+    LongTermMemory,
+    MemorySettings,
+    ShortTermMemory,
+    memory_after,
+    recall,
+    world_features,
+)
 from ..state import LifelongState
 from ..training import ProgressCallback
 from .table import METHODS, Records
 
 
-def memory_model(
-    state: LifelongState | None, method: str, features: FeatureModel | None
-) -> FeatureModel | None:
-    """The model that a lesson of `method` is remembered with: `features` if given, the world CLIP
-    for methods that replay, none for others.
+def lasting_memory(
+    backbone: Backbone,
+    task: ConceptTask,
+    state: LifelongState | None,
+    method: str,
+    features: FeatureModel | None,
+) -> LongTermMemory | None:
+    """What is remembered after the lesson of `task`, by `features` if given, by the world CLIP for
+    methods that replay; None for others, whose lessons are not remembered.
 
-    Raises StateError when lessons of `state` were remembered with another, and InputError for
-    methods whose lessons each leave an adapter of their own: no one model could redraw them all.
+    Raises InputError for methods whose lessons each leave an adapter of their own: no one model
+    could redraw them all. Raises what `memory_after` raises.
     """
     if features is not None and METHODS[method].records is not Records.WHOLE:
         raise InputError(
@@ -32,9 +43,9 @@ def memory_model(
         )
     if features is None and METHODS[method].replays is not None:
         features = world_features()
-    if features is not None:
-        require_rememberable(state, features)
-    return features
+    if features is None:
+        return None
+    return memory_after(state, task, features, backbone.fingerprint)
 
 
 def draw_memory(
@@ -64,13 +75,6 @@ def draw_memory(
         workspace=workspace,
     )
     return recollection.memory
-
-
-def memorise(
-    state: LifelongState, task: ConceptTask, features: FeatureModel | None
-) -> LifelongState:
-    """`state` that remembers its newest lesson, unless there is no feature model."""
-    return state if features is None else remember(state, task, features)
 
 
 def check_memory(

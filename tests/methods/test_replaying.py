@@ -75,6 +75,19 @@ def test_lessons_remember_when_the_method_replays_or_it_is_asked_for(
     assert replayed.feature_model.startswith("world_clip:")
 
 
+def test_feature_models_that_cannot_be_used_cost_no_lesson(
+    backbone: Backbone, first: LifelongState, tmp_path: Path
+) -> None:
+    given = {"settings": SETTINGS, "workspace": tmp_path}
+    broken = NamedFeatures("colours:1", lambda images: COLOURS.encode(images) * float("nan"))
+    with pytest.raises(InputError, match="not finite"):
+        learn(backbone, task(), features=broken, **given)  # type: ignore[arg-type]
+    other = NamedFeatures("colours:1", lambda images: COLOURS.encode(images)[:, :2])
+    with pytest.raises(StateError, match="different widths"):
+        learn(backbone, task("my_toy"), state=first, features=other, **given)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
 def test_lessons_with_adapters_of_their_own_cannot_be_remembered(backbone: Backbone) -> None:
     with pytest.raises(InputError, match="'lora_merge' cannot be recalled: .* its own concept"):
         learn(backbone, task(), settings=SETTINGS, method="lora_merge", features=COLOURS)
