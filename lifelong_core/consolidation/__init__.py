@@ -104,10 +104,14 @@ def phase_key(
 ) -> str:
     """A name for everything that a phase's result depends on; the newest lesson's pictures are
     in the state as their hash.
+
+    The lessons' settings count beside the knowledge that they left, which may be equal: phases
+    read them, and the result tells them.
     """
     replayed = () if memory is None else (memory.content_hash,)
     return content_hash(
         state.content_hash,
+        [record.settings for record in state.records],
         phase.name,
         settings.to_json(),
         backbone.content_hash,

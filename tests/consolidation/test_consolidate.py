@@ -175,6 +175,19 @@ def test_cancelling_leaves_nothing_half_done_and_finished_phases_are_found_again
     assert not seen
 
 
+def test_equal_knowledge_of_other_lessons_keeps_their_settings(
+    backbone: Backbone, state_after: States, task_of: Tasks, tmp_path: Path
+) -> None:
+    state, found = state_after(1), []
+    for method in ("ewc", "dsc_ewc"):
+        record = replace(state.records[0], settings={"method": method})
+        own = replace(state, records=(record,))
+        assert own.content_hash == state.content_hash
+        given = {"phases": (Doubled(),), "settings": SETTINGS, "workspace": tmp_path}
+        found.append(consolidate(backbone, task_of(1), own, **given))  # type: ignore[arg-type]
+    assert [after.records[0].settings["method"] for after in found] == ["ewc", "dsc_ewc"]
+
+
 def test_an_unwritable_workspace_is_a_file_error(
     backbone: Backbone, state_after: States, task_of: Tasks, tmp_path: Path
 ) -> None:
