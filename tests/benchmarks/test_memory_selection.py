@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from benchmarks import memory_selection
 from benchmarks.memory_growth import growth_summary, lesson_growth
 from benchmarks.memory_selection import (
+    ANCHORS,
     CANDIDATES,
     CONCEPTS,
     RAINBOW,
@@ -25,15 +28,29 @@ from lifelong_core.errors import FileError
 from lifelong_core.files import write_json
 from lifelong_core.lesson import defaults_for
 from lifelong_core.memory import MemorySettings
+from lifelong_core.memory.selection import choose_best
 from lifelong_core.methods import METHODS
 from lifelong_core.training import priors
 from lifelong_core.training.lesson import Lesson
 
 
-def test_the_choice_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_timed_is_the_choice_for_all_concepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Tensor] = []
+
+    def choose(scores: Tensor, concepts: Tensor, of_candidates: Tensor) -> Tensor:
+        found.append(choose_best(scores, concepts, of_candidates))
+        assert torch.equal(concepts.unique(), torch.arange(CONCEPTS))
+        assert of_candidates.unique(return_counts=True)[1].eq(ANCHORS * CANDIDATES).all()
+        assert torch.equal(of_candidates[found[-1]], concepts)
+        return found[-1]
+
     monkeypatch.setattr(memory_selection, "REPEATS", 2)
+    monkeypatch.setattr(memory_selection, "choose_best", choose)
     assert (CONCEPTS, CANDIDATES) == (50, 8)
     assert len(selection_seconds()) == 2
+    warm, *timed = found
+    assert len(timed) == 2 and all(torch.equal(warm, chosen) for chosen in timed)
+    assert len(warm.unique()) == len(warm) == CONCEPTS * ANCHORS
 
 
 def test_both_lessons_train_the_same_and_one_replays(monkeypatch: pytest.MonkeyPatch) -> None:
