@@ -286,7 +286,7 @@ METHODS: dict[str, Method] = {
     ),
     "l2dm_without_tame": Method(
         title="L²DM without TAME",
-        reference="Sun et al. 2024, eq. 7 without eq. 4",
+        reference="Sun et al. 2024, eq. 7 without eq. 4, but for the new noun's own pictures",
         start=continue_adapter,
         terms=(denoise_concept, preserve_prior, replay_earlier),
         settings=without_tame,
