@@ -16,7 +16,7 @@ from ..state import LifelongState, load_state, save_state
 from .drawing import Cell, drawn_cell, pictures_of
 from .measures import measure
 from .parameters import stored_percent, trained_percent
-from .phases import measured
+from .phases import PartsWatch, highest, measured
 from .prompts import concept_free_prompts
 from .protocol import chosen, schedule
 from .record import hardware, versions
@@ -27,6 +27,9 @@ from .ways import Room, Way
 
 CODE_VERSION = 2
 """Raised when a change of code changes results: finished runs then count anew."""
+
+LESSON_KEYS = ("seconds", "peak_mib", "phases")
+"""What a result tells of each lesson; lessons of earlier versions have no phases."""
 
 logger = logging.getLogger(__name__)
 
@@ -124,11 +127,19 @@ def _lesson(run: Run, number: int, state: LifelongState | None) -> LifelongState
     tasks = [subject.task for subject in run.stream.subjects[:number]]
     logger.info("%s: lesson %d of %d", run.way.name, number, len(run.stream.subjects))
     with measured(run.bench.backbone.device) as phase:
-        state = run.way.lesson(run.room, tasks, state)
+        watch = PartsWatch(run.bench.backbone.device)
+        state = run.way.lesson(replace(run.room, on_progress=watch), tasks, state)
+    # The watch has forgotten the peaks that it told.
+    parts = watch.parts
+    phase.peak_mib = highest(phase.peak_mib, *(part.peak_mib for part in parts.values()))
     # A lesson that was stopped, or is known from another run, took longer than this call.
     phase.seconds = max(phase.seconds, float(state.records[-1].metrics["seconds"]))
     save_state(state, _state_path(run, number))
-    info = asdict(phase) | {"trained_percent": trained_percent(run.bench.backbone, state)}
+    info = {
+        **asdict(phase),
+        "phases": {name: asdict(part) for name, part in parts.items()},
+        "trained_percent": trained_percent(run.bench.backbone, state),
+    }
     write_json(_lesson_path(run, number), info)
     _state_path(run, number - 1).unlink(missing_ok=True)
     return state
@@ -164,7 +175,7 @@ def _finish(
         "concepts": [{"token": s.task.token, "noun": s.task.noun} for s in stream.subjects],
         "trained_percent": lessons[-1]["trained_percent"],
         "stored_percent": stored_percent(bench.backbone, state),
-        "lessons": [{key: one[key] for key in ("seconds", "peak_mib")} for one in lessons],
+        "lessons": [{key: one[key] for key in LESSON_KEYS if key in one} for one in lessons],
         "drawing": _drawing([*cells.values(), free]),
         "measured": measure(bench, stream, cells, known, free),
         "settings": {
@@ -183,11 +194,10 @@ def _finish(
 
 def _drawing(cells: Sequence[Cell]) -> dict[str, Any]:
     """What all pictures of the run took together."""
-    peaks = [cell.phase.peak_mib for cell in cells if cell.phase.peak_mib is not None]
     return {
         "pictures": sum(len(next(iter(cell.features.values()))) for cell in cells),
         "seconds": sum(cell.phase.seconds for cell in cells),
-        "peak_mib": max(peaks, default=None),
+        "peak_mib": highest(*(cell.phase.peak_mib for cell in cells)),
     }
 
 

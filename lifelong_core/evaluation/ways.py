@@ -28,6 +28,7 @@ from ..methods.joint import METHOD as JOINT
 from ..methods.real_replay import METHOD as REPLAY_REAL
 from ..methods.real_replay import learn_with_real_replay
 from ..state import LifelongState
+from ..training import ProgressCallback
 from .changes import Changes, read_changes
 
 VERA, ATTENTION = ADAPTERS = ("vera", "attention")
@@ -38,13 +39,14 @@ BETWEEN = re.compile(r"\+(?!\d)")
 @dataclass(frozen=True)
 class Room:
     """What lessons need besides pictures. workspace: shared by all runs, so that priors and equal
-    lessons are made once. memory: of methods that replay."""
+    lessons are made once. memory: of methods that replay. on_progress: called as `teach` does."""
 
     backbone: Backbone
     settings: LessonSettings
     consolidation: ConsolidationSettings
     workspace: Path
     memory: MemorySettings
+    on_progress: ProgressCallback | None = None
 
 
 Lesson = Callable[[Room, Sequence[ConceptTask], LifelongState | None], LifelongState]
@@ -83,6 +85,7 @@ def one_after_another(method: str) -> Lesson:
             settings=room.settings,
             consolidation=room.consolidation,
             memory=room.memory,
+            on_progress=room.on_progress,
             workspace=room.workspace,
         )
 
@@ -93,7 +96,13 @@ def all_at_once(
     room: Room, tasks: Sequence[ConceptTask], _state: LifelongState | None
 ) -> LifelongState:
     """Joint training on the pictures of all tasks."""
-    return learn_joint(room.backbone, tasks, settings=room.settings, workspace=room.workspace)
+    return learn_joint(
+        room.backbone,
+        tasks,
+        settings=room.settings,
+        on_progress=room.on_progress,
+        workspace=room.workspace,
+    )
 
 
 def with_earlier_pictures(
@@ -101,7 +110,12 @@ def with_earlier_pictures(
 ) -> LifelongState:
     """The newest task and the pictures of all before it, from the state before."""
     return learn_with_real_replay(
-        room.backbone, tasks, state=state, settings=room.settings, workspace=room.workspace
+        room.backbone,
+        tasks,
+        state=state,
+        settings=room.settings,
+        on_progress=room.on_progress,
+        workspace=room.workspace,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from lifelong_core.backbone import Backbone, random_backbone
 from lifelong_core.concepts import make_task
 from lifelong_core.consolidation import consolidation_defaults
 from lifelong_core.drawing import knowing
-from lifelong_core.evaluation import drawing
+from lifelong_core.evaluation import drawing, phases
 from lifelong_core.evaluation import run as module
 from lifelong_core.evaluation.extractors import Extractor
 from lifelong_core.evaluation.protocol import Protocol
@@ -29,6 +30,7 @@ from lifelong_core.lesson import LessonSettings
 from lifelong_core.memory import LongTermMemory
 from lifelong_core.methods import CODE_VERSION, METHODS, drawing_state, learn
 from lifelong_core.state import load_state
+from lifelong_core.training import Progress
 from lifelong_core.word_routing import prompted
 from tests.consolidation.conftest import example_state
 
@@ -110,6 +112,7 @@ def test_a_run_measures_every_cell_and_leaves_pictures_and_a_result(done: Run) -
     assert measured["final"][0]["f_mmd"] is not None and measured["final"][1]["f_mmd"] is None
     assert result["drawing"]["pictures"] == 2 + 3 + 3 + 3
     assert [lesson["seconds"] > 0 for lesson in result["lessons"]] == [True, True]
+    assert [list(lesson["phases"]) for lesson in result["lessons"]] == [["lesson"]] * 2
     assert 0 < result["trained_percent"] < result["stored_percent"] < 100
     # The second lesson goes on from the first, so it is not a LoRA alone.
     assert measured["final"][1]["ia_alone"] != measured["final"][1]["ia"]
@@ -297,6 +300,7 @@ def test_a_method_that_replays_draws_its_memories_between_the_lessons(
     assert set(result["measured"]["colours"]) == set(
         read_json(done.result_path)["measured"]["colours"]
     )
+    assert list(result["lessons"][1]["phases"]) == ["memory", "lesson"]
     # Two pictures of the first concept, and as many candidates of each.
     drawn = list((run.room.workspace / "memories").glob("*.safetensors"))
     assert len(drawn) == 2
@@ -304,6 +308,32 @@ def test_a_method_that_replays_draws_its_memories_between_the_lessons(
     assert "replay" in state.records[1].metrics["terms"]
     memory = LongTermMemory.of(state)
     assert memory is not None and list(memory.concepts) == ["my_dog", "my_cat"]
+
+
+def test_the_parts_of_a_lesson_are_measured_each(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, peaks = iter((0.0, 1.0, 3.0, 6.0, 10.0)), iter((5.0, None, 9.0, 7.0))
+    monkeypatch.setattr(phases, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(phases, "_peak_mib", lambda _: next(peaks))
+    watch = phases.PartsWatch(backbone.device)
+    for name in ("prior pictures", "lesson", "fisher_dc", "lesson"):
+        watch(Progress(1, 2, {}, phase=name))
+    expected = {"lesson": phases.Phase(7.0, 7.0), "fisher": phases.Phase(3.0, 9.0)}
+    assert watch.parts == expected
+
+
+def test_a_lesson_is_told_with_what_consolidated_it(backbone: Backbone, tmp_path: Path) -> None:
+    quick = "consolidation.distillation_iterations=1+consolidation.fisher_iterations=2"
+    run = new_run(backbone, tmp_path, f"dsc_ewc+{quick}")
+    first, second = run_stream(run)["lessons"]
+    assert list(first["phases"]) == ["lesson", "fisher"], "there is nothing to distil yet"
+    assert list(second["phases"]) == ["lesson", "distillation", "fisher"]
+    for lesson in (first, second):
+        parts = lesson["phases"].values()
+        assert 0 < sum(part["seconds"] for part in parts) <= lesson["seconds"]
+        known = [part["peak_mib"] for part in parts if part["peak_mib"] is not None]
+        assert not known or lesson["peak_mib"] >= max(known)
 
 
 def test_every_method_of_the_table_has_a_way() -> None:
