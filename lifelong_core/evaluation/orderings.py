@@ -6,26 +6,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..lesson import LessonSettings
+from ..methods import METHODS
 from .interval import Interval, Values, interval, paired_difference
+from .ways import ADAPTERS, BETWEEN
 
 METRICS = {"a_mmd": "A_MMD", "kid": "KID"}
 """What the paper orders by; low is good for both."""
 
-SINGLE = (
-    "lora",
-    "ewc",
-    "ewc_dc",
-    "ewc_rank1",
-    "dsc",
-    "dsc_ewc",
-    "dsc_ewc_dc",
-    "lwf",
-    "c_lora",
-    "dreambooth_lora",
-    "custom_diffusion",
-    "custom_diffusion_ewc",
+SINGLE = tuple(
+    name
+    for name, method in METHODS.items()
+    if method.one_adapter
+    and method.replays is None
+    and method.settings(LessonSettings()).learning_rate
 )
-"""Replay-free continual methods that draw every concept with one adapter, each also with VeRA."""
+"""Replay-free continual methods that draw every concept with one adapter, which they train."""
 
 
 class Statement(NamedTuple):
@@ -37,14 +33,18 @@ class Statement(NamedTuple):
     worse: bool = False
 
 
-OTHER_SINGLES = tuple(name for name in SINGLE if name != "dsc_ewc_dc")
+def _singles_but(method: str) -> tuple[str, ...]:
+    """`SINGLE` without `method`."""
+    return tuple(name for name in SINGLE if name != method)
+
+
 STATEMENTS = (
-    Statement("DSC EWC DC is the best single adapter", "dsc_ewc_dc", OTHER_SINGLES),
+    Statement("DSC EWC DC is the best single adapter", "dsc_ewc_dc", _singles_but("dsc_ewc_dc")),
     Statement("EWC DC is better than EWC", "ewc_dc", ("ewc",)),
     Statement("EWC is better than C-LoRA", "ewc", ("c_lora",)),
     Statement("EWC is better than sequential LoRA", "ewc", ("lora",)),
     Statement("EWC DC is better than sequential LoRA", "ewc_dc", ("lora",)),
-    Statement("LoRA merge is worst", "lora_merge", SINGLE, worse=True),
+    Statement("LoRA merge is worst", "lora_merge", _singles_but("lora_merge"), worse=True),
     Statement(
         "Memories drawn with half the guidance are better than with all of it",
         "l2dm_lora",
@@ -92,13 +92,22 @@ def _nearest(others: Mapping[str, Values], worse: bool) -> str:
     return max(others, key=mean) if worse else min(others, key=mean)
 
 
-def best_single_adapter(kept: Mapping[str, Sequence[float] | None]) -> dict[str, Any] | None:
+def best_single_adapter(
+    kept: Mapping[str, Sequence[float] | None], streams: Mapping[str, int]
+) -> dict[str, Any] | None:
     """The method of `SINGLE`, with any kind of adapter, that keeps the most; None without one.
 
-    kept: method -> its `kept_gain` interval.
+    Of methods on fewer streams than another, and with settings that were chosen on these streams,
+    none competes. kept: method -> its `kept_gain` interval; streams: method -> how many it has.
     """
-    known = {name: value for name, value in kept.items() if value and name.split("+")[0] in SINGLE}
+    known = {name: value for name, value in kept.items() if value and _competes(name)}
     if not known:
         return None
-    best = max(known, key=lambda name: known[name][0])
+    most = max(streams[name] for name in known)
+    best = max((name for name in known if streams[name] == most), key=lambda name: known[name][0])
     return {"name": best, "kept_gain": list(known[best])}
+
+
+def _competes(name: str) -> bool:
+    method, *variations = BETWEEN.split(name)
+    return method in SINGLE and set(variations) <= set(ADAPTERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def summarise(results: Sequence[Result]) -> dict[str, Any]:
     methods = list(dict.fromkeys(result["method"] for result in results))
     tables = {name: _table(results, methods, name) for name in names}
     first = tables[names[0]]
+    kept = {method: first[method]["kept_gain"] for method in methods}
 
     def values_of(method: str, metric: str) -> Values:
         return values(results, method, metric, names[0])
@@ -37,7 +39,7 @@ def summarise(results: Sequence[Result]) -> dict[str, Any]:
     return {
         "extractor": names[0],
         "methods": first,
-        "best_single_adapter": best_single_adapter({m: first[m]["kept_gain"] for m in methods}),
+        "best_single_adapter": best_single_adapter(kept, Counter(r["method"] for r in results)),
         "weights": results[0]["weights"],
         "orderings": orderings(methods, values_of),
         "seeds": sorted({result["stream_seed"] for result in results}),

@@ -16,7 +16,9 @@ from lifelong_core.evaluation.orderings import SINGLE, STATEMENTS, best_single_a
 from lifelong_core.evaluation.report import _digits, curve, write_report
 from lifelong_core.evaluation.table import read_table, summarise, update_table
 from lifelong_core.evaluation.values import VALUES
+from lifelong_core.evaluation.ways import way_named
 from lifelong_core.files import write_json
+from lifelong_core.methods import METHODS
 
 METRICS = [
     *("ia", "ta", "tfr_ia", "tfr_ta", "a_mmd", "f_mmd", "bwt_mmd", "kid", "i2i", "kept_gain"),
@@ -24,8 +26,10 @@ METRICS = [
 ]
 
 
-def result(method: str, seed: int, mmd: float, weights: str = "w1") -> dict[str, Any]:
-    """A run over two concepts that lost 0.2 of the first one's IA."""
+def result(
+    method: str, seed: int, mmd: float, weights: str = "w1", *, ia: float = 0.7
+) -> dict[str, Any]:
+    """A run over two concepts that left `ia` of the first one's IA of 0.9; the other has more."""
 
     def cell(concept: int, ia: float) -> dict[str, Any]:
         wobble = 0.01 * seed + 0.1 * concept
@@ -45,12 +49,12 @@ def result(method: str, seed: int, mmd: float, weights: str = "w1") -> dict[str,
             "world_clip": {
                 "cells": [
                     {"after": 1, **cell(1, 0.9)},
-                    {"after": 2, **cell(1, 0.7)},
-                    {"after": 2, **cell(2, 0.8)},
+                    {"after": 2, **cell(1, ia)},
+                    {"after": 2, **cell(2, ia + 0.1)},
                 ],
                 "final": [
-                    {**cell(1, 0.7), "f_mmd": 0.05, **gains},
-                    {**cell(2, 0.8), "f_mmd": None, **gains},
+                    {**cell(1, ia), "f_mmd": 0.05, **gains},
+                    {**cell(2, ia + 0.1), "f_mmd": None, **gains},
                 ],
                 "drift": {"ta": 0.2, "ta_base": 0.3, "kid": 0.01},
             }
@@ -92,11 +96,31 @@ def test_orderings_compare_pairs_and_hold_when_the_interval_says_so() -> None:
 
 
 def test_the_best_single_adapter_is_no_upper_bound() -> None:
+    kept: dict[str, list[float] | None]
     kept = {"hard_routing": [1.0, 1.0, 1.0], "joint": [0.99] * 3, "textual_inversion": [0.98] * 3}
-    assert best_single_adapter(kept) is None
+    assert best_single_adapter(kept, dict.fromkeys(kept, 2)) is None
     kept |= {"ewc": [0.8, 0.7, 0.9], "ewc+vera": [0.85, 0.7, 0.9], "lora": None}
-    assert best_single_adapter(kept) == {"name": "ewc+vera", "kept_gain": [0.85, 0.7, 0.9]}
-    assert {statement.method for statement in STATEMENTS} <= {*SINGLE, "lora_merge", "l2dm_lora"}
+    kept |= {"ewc+vera+steps=400": [0.9] * 3, "l2dm": [0.97] * 3}
+    streams = dict.fromkeys(kept, 2)
+    best = {"name": "ewc+vera", "kept_gain": [0.85, 0.7, 0.9]}
+    assert best_single_adapter(kept, streams) == best
+    kept |= {"svdiff": [0.95] * 3}
+    assert best_single_adapter(kept, {**streams, "svdiff": 1}) == best
+    assert best_single_adapter(kept, {**streams, "svdiff": 2}) != best
+    runs = [result("lora", 2, 0.5), result("lora", 3, 0.5), result("ewc", 2, 0.5, ia=0.8)]
+    assert summarise(runs)["best_single_adapter"]["name"] == "lora"
+
+
+def test_single_adapters_are_those_of_the_table_that_neither_replay_nor_route() -> None:
+    trained = {"dreambooth_lora_ewc", "svdiff_lwf", "null_space", "custom_diffusion_merge"}
+    assert trained <= {*SINGLE}
+    assert not {"l2dm", "cidm", "lora_switch", "hard_routing", "textual_inversion"} & {*SINGLE}
+
+
+def test_statements_compare_methods_of_the_table_with_others() -> None:
+    for statement in STATEMENTS:
+        assert statement.method in METHODS and statement.method not in statement.rivals
+        assert {way_named(name).name for name in statement.rivals} == {*statement.rivals}
 
 
 def test_a_table_grows_and_drops_runs_of_other_weights(
