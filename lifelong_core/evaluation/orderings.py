@@ -1,4 +1,4 @@
-"""What the paper says about the order of methods, held against our results, and what our defaults
+"""What the papers say about the order of methods, held against our results, and what our defaults
 rest on."""
 
 from __future__ import annotations
@@ -11,8 +11,29 @@ from ..methods import METHODS
 from .interval import Interval, Values, interval, paired_difference
 from .ways import ADAPTERS, BETWEEN
 
-METRICS = {"a_mmd": "A_MMD", "kid": "KID"}
-"""What the paper orders by; low is good for both."""
+
+class Metric(NamedTuple):
+    """What methods are ordered by, and whether much of it is good."""
+
+    title: str
+    high: bool = False
+
+
+METRICS = {
+    "a_mmd": Metric("A_MMD"),
+    "kid": Metric("KID"),
+    "ia": Metric("IA ↑", high=True),
+    "tfr_ia": Metric("TFR-IA ↓"),
+}
+DISTANCES = ("a_mmd", "kid")
+"""What "Mining your own secrets" orders by."""
+
+L2DM_METRICS = ("ia", "tfr_ia")
+L2DM_BASELINES = tuple(
+    f"{name}{ending}"
+    for name in ("dreambooth_lora", "custom_diffusion", "svdiff")
+    for ending in ("", "_ewc", "_lwf")
+)
 
 SINGLE = tuple(
     name
@@ -25,11 +46,12 @@ SINGLE = tuple(
 
 
 class Statement(NamedTuple):
-    """`method` is better than the best of `rivals` (worse than the worst of them)."""
+    """`method` is better than the best of `rivals` (worse than the worst of them) in `metrics`."""
 
     text: str
     method: str
     rivals: tuple[str, ...]
+    metrics: tuple[str, ...] = DISTANCES
     worse: bool = False
 
 
@@ -50,16 +72,23 @@ STATEMENTS = (
         "l2dm_lora",
         ("l2dm_lora+memory.guidance=1",),
     ),
+    Statement("L²DM is better than each of its baselines", "l2dm", L2DM_BASELINES, L2DM_METRICS),
+    Statement("L²DM is better than without TAME", "l2dm", ("l2dm_without_tame",), L2DM_METRICS),
+    Statement("L²DM is better than without ECD", "l2dm", ("l2dm_without_ecd",), L2DM_METRICS),
+    Statement("L²DM is better than with a LoRA", "l2dm", ("l2dm_lora",), L2DM_METRICS),
+    Statement(
+        "Rainbow memories are better than random ones", "l2dm", ("l2dm_random",), L2DM_METRICS
+    ),
 )
 
 
 def orderings(
     methods: Sequence[str], values_of: Callable[[str, str], Values]
 ) -> dict[str, dict[str, Any]]:
-    """Statement -> `holds` and `difference`, over all of `METRICS`.
+    """Statement -> `holds` and `difference`, in each of its metrics.
 
-    difference: how much lower the metric is than the rival's, as the statement wants it, with its
-    95 % interval over paired concepts and seeds. It holds when the whole interval is above 0.
+    difference: how far the metric is from the rival's, the way that the statement wants it, with
+    its 95 % interval over paired concepts and seeds. It holds when the whole interval is above 0.
     values_of: (method, metric) -> its values. Statements about methods without runs are left out.
     """
     found: dict[str, dict[str, Any]] = {}
@@ -67,14 +96,15 @@ def orderings(
         rivals = [name for name in statement.rivals if name in methods]
         if statement.method not in methods or not rivals:
             continue
-        for metric, title in METRICS.items():
+        for metric in statement.metrics:
             own = values_of(statement.method, metric)
             others = {name: values_of(name, metric) for name in rivals}
-            rival = _nearest(others, statement.worse)
-            pair = (own, others[rival]) if statement.worse else (others[rival], own)
+            higher = METRICS[metric].high != statement.worse
+            rival = _nearest(others, higher)
+            pair = (own, others[rival]) if higher else (others[rival], own)
             difference = paired_difference(*pair)
             if difference is not None:
-                found[f"{statement.text} ({title})"] = {
+                found[f"{statement.text} ({METRICS[metric].title})"] = {
                     "holds": difference.low > 0.0,
                     "difference": list(difference),
                     "against": rival,
@@ -82,14 +112,15 @@ def orderings(
     return found
 
 
-def _nearest(others: Mapping[str, Values], worse: bool) -> str:
-    """The rival that is hardest to beat: the one with the lowest mean, or with the highest."""
+def _nearest(others: Mapping[str, Values], higher: bool) -> str:
+    """The rival that is hardest to surpass, or to fall below: with the highest, the lowest mean."""
+    last = float("-inf") if higher else float("inf")
 
     def mean(name: str) -> float:
         found: Interval | None = interval(others[name])
-        return found.mean if found is not None else float("inf")
+        return found.mean if found is not None else last
 
-    return max(others, key=mean) if worse else min(others, key=mean)
+    return max(others, key=mean) if higher else min(others, key=mean)
 
 
 def best_single_adapter(

@@ -95,6 +95,22 @@ def test_orderings_compare_pairs_and_hold_when_the_interval_says_so() -> None:
     assert not any("C-LoRA" in text for text in found)
 
 
+def test_statements_on_similarity_want_more_of_it_and_less_forgetting() -> None:
+    runs = [
+        result(method, seed, 0.5, ia=ia)
+        for seed in (2, 3)
+        for method, ia in [("l2dm", 0.85), ("svdiff", 0.6), ("svdiff_lwf", 0.8), ("lora", 0.95)]
+    ]
+    found = summarise(runs)["orderings"]
+    assert [text for text in found if "L²DM" in text] == [
+        "L²DM is better than each of its baselines (IA ↑)",
+        "L²DM is better than each of its baselines (TFR-IA ↓)",
+    ]
+    for text in (text for text in found if "L²DM" in text):
+        assert found[text]["holds"] and found[text]["against"] == "svdiff_lwf"
+        assert found[text]["difference"][0] == pytest.approx(0.05)
+
+
 def test_the_best_single_adapter_is_no_upper_bound() -> None:
     kept: dict[str, list[float] | None]
     kept = {"hard_routing": [1.0, 1.0, 1.0], "joint": [0.99] * 3, "textual_inversion": [0.98] * 3}
