@@ -47,6 +47,7 @@ METHODS: dict[str, GuidanceSettings | None] = {
     "oaa": GuidanceSettings(oaa=1.0),
     "caa_oaa": GuidanceSettings(caa=1.0, oaa=1.0),
 }
+NAME = "guidance"
 ADAPTERS = "ewc_dc,joint"
 PAIRS, TRIPLES, PICTURES, STEPS = 10, 3, 8, 50
 CEILING_PICTURES = 8
@@ -86,9 +87,8 @@ def main() -> None:
     states = _states(options, backbone)
     whole = (options.pairs, options.triples, options.pictures) == (PAIRS, TRIPLES, PICTURES)
     recorder = Recorder(
-        "guidance",
-        f"python -m benchmarks.guidance --stream-seed {options.stream_seed} "
-        f"--precision {options.precision}",
+        options.record or NAME,
+        command(options),
         {
             "stream": "toys5",
             "stream_seed": options.stream_seed,
@@ -100,7 +100,7 @@ def main() -> None:
             "layers": list(map_layers(backbone.family.name)),
             "weights": backbone.fingerprint,
         },
-        folder=RESULTS if whole and not options.state else WORK,
+        folder=RESULTS if options.record or (whole and not options.state) else WORK,
     )
     jobs = _jobs(studio, states, methods, options)
     _tell_cost(studio, jobs)
@@ -137,8 +137,31 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=PAIRS, help="of toys, and of plain objects")
     parser.add_argument("--triples", type=int, default=TRIPLES)
     parser.add_argument("--pictures", type=int, default=PICTURES, help="per prompt")
+    parser.add_argument("--record", help="the result's name, for a table beside the usual one")
     add_drawing_options(parser, STEPS)
     return parser.parse_args()
+
+
+def command(options: argparse.Namespace) -> str:
+    """What a reader types to find the same, with all options that are not the usual ones."""
+    usual = {
+        "adapters": ADAPTERS,
+        "methods": ",".join(METHODS),
+        "pairs": PAIRS,
+        "triples": TRIPLES,
+        "pictures": PICTURES,
+        "steps": STEPS,
+        "record": None,
+    }
+    words = ["python -m benchmarks.guidance"]
+    words += [f"--stream-seed {options.stream_seed}", f"--precision {options.precision}"]
+    words += [
+        f"--{name} {getattr(options, name)}"
+        for name, value in usual.items()
+        if getattr(options, name) != value
+    ]
+    words += [f"--set {change}" for change in options.set]
+    return " ".join(words + ["--state FILE"] * bool(options.state))
 
 
 def changed(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import guidance
 from benchmarks.guidance import METHODS, changed
 from benchmarks.guidance_cells import Studio, cell_path, cell_values, judged_cell
 from benchmarks.guidance_groups import Group, base_pairs, toy_pairs, toy_triples, toys_alone
@@ -67,6 +68,15 @@ def test_a_setting_can_be_changed_and_a_wrong_one_is_told() -> None:
     for wrong in ("plain.step_size=1", "caa.size=1", "caa.step_size"):
         with pytest.raises(InputError, match="METHOD.NAME=VALUE"):
             changed(METHODS, [wrong])
+
+
+def test_the_command_tells_what_is_not_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["guidance", "--stream-seed", "3"])
+    usual = "python -m benchmarks.guidance --stream-seed 3 --precision fp32"
+    assert guidance.command(guidance._options()) == usual
+    given = "--adapters l2dm --methods caa_oaa --pairs 5 --record guidance_l2dm --set caa.caa=2"
+    monkeypatch.setattr("sys.argv", ["guidance", "--stream-seed", "3", *given.split()])
+    assert guidance.command(guidance._options()) == f"{usual} {given}"
 
 
 def test_cells_are_drawn_once_and_hold_what_is_recorded(tmp_path: Path) -> None:
