@@ -10,6 +10,8 @@ from torch import Tensor
 from benchmarks.versatile_cases import Case, EditCase, StyleCase
 from lifelong_core.attention.regions import Region
 from lifelong_core.backbone import Backbone
+from lifelong_core.drawing import knowing
+from lifelong_core.methods import drawing_state
 from lifelong_core.picture_start import PictureStart
 from lifelong_core.regional_sampling import generate_regions
 from lifelong_core.sampling import generate
@@ -49,14 +51,14 @@ class Shot:
 
 def style_shots(studio: Studio, case: StyleCase, strength: float) -> list[Shot]:
     """One photo drawn with the style's word, with its adapter but without the word, and by the
-    base model."""
+    base model. Without the word the adapter is heard everywhere, for no word is its own."""
     start = PictureStart(case.photo[None], strength)
     with prompted(studio.backbone, studio.state, case.prompt) as known:
-        shots = [
-            _shot(studio, way, case, known, prompt, start)
-            for way, prompt in ((OURS, case.prompt), (SAME_ADAPTER, case.plain))
-        ]
-    return [*shots, _shot(studio, PLAIN, case, Known(), case.plain, start)]
+        ours = _shot(studio, OURS, case, known, case.prompt, start)
+    styled = drawing_state(studio.state, case.prompt, studio.backbone.text)
+    with knowing(studio.backbone, styled) as vectors:
+        unnamed = _shot(studio, SAME_ADAPTER, case, Known(vectors), case.plain, start)
+    return [ours, unnamed, _shot(studio, PLAIN, case, Known(), case.plain, start)]
 
 
 def edit_shots(studio: Studio, case: EditCase, strength: float) -> list[Shot]:

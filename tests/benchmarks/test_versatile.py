@@ -129,6 +129,14 @@ def test_the_ways_differ_in_word_adapter_and_mask_only(studio: Studio) -> None:
     assert edited[3].values[OUTSIDE] > 0.1
 
 
+def test_a_style_heard_by_words_is_heard_everywhere_without_its_word(studio: Studio) -> None:
+    own = {"method": "cidm", "localized_words": True}
+    records = [replace(one, settings={**one.settings, **own}) for one in studio.state.records]
+    by_words = replace(studio, state=replace(studio.state, records=tuple(records)))
+    _, unnamed, plain = style_shots(by_words, style_cases(STYLES[0], 1)[0], strength=0.6)
+    assert (unnamed.pictures - plain.pictures).abs().max() > 1e-4
+
+
 def test_what_is_recorded(studio: Studio) -> None:
     style, edit = style_cases(STYLES[0], 2), edit_cases(CHARACTERS[0], 2)
     picture = torch.zeros(1, 3, 128, 128)
