@@ -10,6 +10,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..lifelong_core.adapters.spec import MAX_RANK
 from ..lifelong_core.images import from_batch
 from ..lifelong_core.methods import any_prompt_state
 from ..lifelong_core.sharing.export import ExportedFiles, export_lora
@@ -66,6 +67,17 @@ class ExportLifelongLora(io.ComfyNode):
                     "them without embedding files. ComfyUI then says in its log for each of them "
                     "that it was not loaded, and diffusers refuses the file.",
                 ),
+                io.Int.Input(
+                    "rank",
+                    optional=True,
+                    advanced=True,
+                    default=0,
+                    min=0,
+                    max=MAX_RANK,
+                    tooltip="States of 'l2dm' and 'svdiff': write the nearest LoRA of this rank "
+                    "instead of the whole change, which is as large as the UNet and not for "
+                    "diffusers. The node tells how much of the change it keeps. 0: all of it.",
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -83,6 +95,7 @@ class ExportLifelongLora(io.ComfyNode):
         preview: Tensor | None = None,
         replace_embeddings: bool = False,
         bundle_tokens: bool = False,
+        rank: int = 0,
     ) -> io.NodeOutput:
         with torch.inference_mode(False):
             drawn = any_prompt_state(state)
@@ -96,6 +109,7 @@ class ExportLifelongLora(io.ComfyNode):
                 overwrite=replace_embeddings,
                 bundle=bundle_tokens,
                 spectrum=known_spectrum(drawn),
+                rank=rank or None,
             )
         return io.NodeOutput(files.lora.name, ui=ui.PreviewText(_report(files, state)))
 
@@ -122,6 +136,8 @@ def _contact_sheet(batch: Tensor) -> Tensor:
 
 def _report(files: ExportedFiles, state: LifelongState) -> str:
     lines = [f"LoRA: {files.lora.name}"]
+    if files.kept < 1.0:
+        lines.append(f"of the change {100 * files.kept:.1f} % is kept")
     lines += [f"in prompts: {concept.phrase}" for concept in state.concepts]
     lines += [
         f"embedding: {path.name}{MEAN if concept.layers else ''}"

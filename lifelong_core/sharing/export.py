@@ -33,11 +33,15 @@ Job = tuple[Path, Callable[[Path], object]]
 
 @dataclass(frozen=True)
 class ExportedFiles:
-    """Where an export lies: one LoRA, one embedding per concept, the preview if one was given."""
+    """Where an export lies: one LoRA, one embedding per concept, the preview if one was given.
+
+    kept: the share of the change's energy that is in the LoRA; less than 1 with a `rank` only.
+    """
 
     lora: Path
     embeddings: tuple[Path, ...]
     preview: Path | None
+    kept: float = 1.0
 
 
 def export_lora(
@@ -106,6 +110,7 @@ def export_lora(
         lora,
         tuple(_embedding_path(Path(embeddings), concept.token) for concept in state.concepts),
         None if picture is None else lora.with_name(f"{stem}.preview.png"),
+        kept,
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from lifelong_core.errors import WorkflowError
+from lifelong_core.files import load_tensors
 from lifelong_core.launch.client import RunResult
 from lifelong_core.launch.server import ComfyServer
 from lifelong_core.memory import LongTermMemory
@@ -76,11 +78,21 @@ def test_the_published_method_learns_and_is_exported(comfyui_server: ComfyServer
     workflow = two_lessons(first={"method": "l2dm"}, second={"method": "l2dm"})
     exported(workflow, ["lesson 2", 0], "t_published")
     workflow.graph["export"]["inputs"]["replace_embeddings"] = True
+    small = {"name": "t_small", "rank": 8, "replace_embeddings": True}
+    workflow.node("ExportLifelongLora", "small", state=["lesson 2", 0], **small)
     result = comfyui_server.run(workflow.graph)
     state = saved(comfyui_server, result)
     assert state.adapter_spec.kind == "spectral"
     assert "replay" in state.records[1].metrics["terms"]
     assert lora_name(result).startswith("t_published-")
+    assert "is kept" not in result.outputs["export"]["text"][0]
+    (told,) = re.findall(r"of the change ([\d.]+) % is kept", result.outputs["small"]["text"][0])
+    (path,) = comfyui_server.folder("models/loras").glob("t_small-*.safetensors")
+    tensors, metadata = load_tensors(path)
+    assert metadata["ss_network_dim"] == "8"
+    assert 100 * float(metadata["lifelong.kept_energy"]) == pytest.approx(float(told), abs=0.06)
+    ranks = {len(value) for key, value in tensors.items() if key.endswith("lora_down.weight")}
+    assert max(ranks) == 8
 
 
 def test_the_picture_shows_every_candidate(comfyui_server: ComfyServer, stream: RunResult) -> None:

@@ -107,9 +107,11 @@ def test_files_say_how_much_of_the_change_they_have(
 ) -> None:
     given = {"info": INFO, "spectrum": spectrum}
     with caplog.at_level(logging.INFO):
-        small = export_lora(state, tmp_path, tmp_path / "e", "x", rank=8, **given).lora
+        files = export_lora(state, tmp_path, tmp_path / "e", "x", rank=8, **given)
+    small = files.lora
     metadata = load_tensors(small)[1]
     energy = truncated_changes(state, spectrum, 8).kept_energy
+    assert files.kept == pytest.approx(energy, rel=1e-6)
     assert float(metadata["lifelong.kept_energy"]) == pytest.approx(energy, rel=1e-4)
     assert f"keeps {100 * energy:.1f} %" in caplog.text
     assert metadata["ss_network_dim"] == metadata["ss_network_alpha"] == "8"
