@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lifelong_core.lesson import LR_SCHEDULES
-from .lesson_values import LAYERS, LESSON_METHODS
+from .lesson_values import DEFAULT_METHOD, LAYERS, LESSON_METHODS
 from .types import LifelongStateType, MemoryBankType
 from .widgets import precision_input, seed_input
 
@@ -51,7 +51,7 @@ def _widgets() -> list[io.Input]:
         io.Combo.Input(
             "method",
             options=list(LESSON_METHODS),
-            default="lora",
+            default=DEFAULT_METHOD,
             tooltip="How the lesson is learned. 'lora' trains a LoRA and the token, with pictures "
             "of the class noun mixed in so that the plain noun stays as it was. 'ewc' also holds "
             "on to what earlier concepts need, with Consolidate Lesson after every lesson. The "

@@ -44,6 +44,10 @@ LESSON_METHODS = (
 """The methods of a lesson in a graph: each kind of lesson once. What follows a lesson, and with
 which of its adapters a prompt is drawn, is the matter of the next node."""
 
+DEFAULT_METHOD = "ewc"
+"""With Consolidate Lesson behind it as it comes, the combination with one LoRA that keeps the most
+of what lone LoRAs gain (`benchmarks.combinations`)."""
+
 
 def usual_settings(family: str, state: LifelongState | None, method: str) -> LessonSettings:
     """The family's settings for the state's adapter, with what `method` fixes."""
