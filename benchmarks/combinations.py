@@ -7,9 +7,10 @@ the classifier's scores (EWC DC), and distilling from earlier lessons (DSC).
 - `unions`: union -> part -> metric -> how much better the union is, with the 95 % interval of
   paired toys, on the streams that both were run on; `beats_both` where it is better than every part
   of it, by intervals that leave 0 out.
-- `candidates`: kept gain of parts and unions on the streams that all of them share (`seeds`).
-- `default`: the candidate with a LoRA, which anyone can load, that keeps the most of what lone
-  adapters gain (mean of `kept_gain`), and by how much more than the others.
+- `candidates`: kept gain of parts and unions, each on its own streams (`seeds`).
+- `default`: of the candidates with a LoRA, which anyone can load, that were run on the most streams
+  the one that keeps the most of what lone adapters gain (mean of `kept_gain`), and by how much more
+  than the others.
 """
 
 from __future__ import annotations
@@ -59,45 +60,48 @@ def main() -> None:
 def compared(runs: Sequence[Result], extractor: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The summary, and a row per candidate.
 
-    Raises InputError where no union was run with all of its parts, or none on one stream.
+    Raises InputError where no union was run on a stream of each of its parts.
     """
-    names, seeds = _candidates(runs)
-
-    def everywhere(name: str, metric: str) -> Values:
-        return values(runs, name, metric, extractor)
+    names = _candidates(runs)
 
     def of(name: str, metric: str) -> Values:
-        return {seed: found for seed, found in everywhere(name, metric).items() if seed in seeds}
+        return values(runs, name, metric, extractor)
 
-    unions = {union: _over_parts(union, everywhere) for union in UNIONS if union in names}
+    unions = {union: _over_parts(union, of) for union in UNIONS if union in names}
+    seeds = {name: sorted(of(name, "kept_gain")) for name in names}
     rows = [
         {"method": name} | {metric: _listed(interval(of(name, metric))) for metric in SHOWN}
         for name in names
     ]
+    most = max(map(len, seeds.values()))
+    competing = [name for name in names if len(seeds[name]) == most]
     summary = {
-        "seeds": seeds,
         "candidates": {row["method"]: row["kept_gain"] for row in rows},
+        "seeds": seeds,
         "unions": unions,
         "beats_both": {union: _beats(by_part) for union, by_part in unions.items()},
-        "default": _default([name for name in names if name not in SHIFTS_SPECTRA], of),
+        "default": _default([name for name in competing if name not in SHIFTS_SPECTRA], of),
     }
     return summary, rows
 
 
-def _candidates(runs: Sequence[Result]) -> tuple[list[str], list[int]]:
-    """Unions that have runs, after their parts; the streams on which all of them were run."""
-    measured = {run["method"] for run in runs}
-    found = {union: parts for union, parts in UNIONS.items() if {union, *parts} <= measured}
-    names = list(dict.fromkeys(name for union, parts in found.items() for name in (*parts, union)))
-    streams = [{run["stream_seed"] for run in runs if run["method"] == name} for name in names]
-    seeds = sorted(set.intersection(*streams)) if streams else []
-    if not seeds:
+def _candidates(runs: Sequence[Result]) -> list[str]:
+    """Unions that were run on a stream of each of their parts, after these."""
+    streams: dict[str, set[int]] = {}
+    for run in runs:
+        streams.setdefault(run["method"], set()).add(run["stream_seed"])
+    found = {
+        union: parts
+        for union, parts in UNIONS.items()
+        if all(streams.get(union, set()) & streams.get(part, set()) for part in parts)
+    }
+    if not found:
         wanted = dict.fromkeys(name for pair in UNIONS.items() for name in (*pair[1], pair[0]))
         raise InputError(
             "No stream has a union and its parts; run some first: python -m lifelong_core bench "
             f"run --methods {','.join(wanted)}"
         )
-    return names, seeds
+    return list(dict.fromkeys(name for union, parts in found.items() for name in (*parts, union)))
 
 
 def _over_parts(union: str, of: Of) -> dict[str, dict[str, list[float] | None]]:
@@ -134,7 +138,8 @@ def _default(names: Sequence[str], of: Of) -> dict[str, Any]:
     others = [name for name in names if name != best]
     return {
         "name": best,
-        "why": "the highest mean of kept_gain among the candidates that train a LoRA",
+        "why": "the highest mean of kept_gain among the candidates that train a LoRA and were run "
+        "on the most streams",
         "kept_gain_more_than": {
             name: _listed(_better(best, name, "kept_gain", of)) for name in others
         },
