@@ -31,7 +31,7 @@ from lifelong_core.backbone import load_backbone
 from lifelong_core.consolidation import ConsolidationSettings
 from lifelong_core.errors import InputError
 from lifelong_core.evaluation.extractors import WORLD, extractor_named
-from lifelong_core.evaluation.interval import paired_difference
+from lifelong_core.evaluation.interval import paired_difference, rounded
 from lifelong_core.evaluation.protocol import Protocol
 from lifelong_core.evaluation.reference import Bench
 from lifelong_core.evaluation.run import Run, run_stream, usual_settings
@@ -233,7 +233,7 @@ def difference(
     extractor = next(iter(results[0]["measured"]))
     own, rival = (values(results, way, metric, extractor) for way in (name, other))
     found = paired_difference(own, rival)
-    return None if found is None else [float(f"{value:.6g}") for value in found]
+    return rounded(found)
 
 
 def mean_scores(phases: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

@@ -5,6 +5,8 @@ What an iteration costs depends on shapes and counts alone, and 50 lessons take 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from lifelong_core.adapters import AdapterSpec, build_adapter
@@ -17,6 +19,12 @@ from lifelong_core.world.shapes import NOUNS
 
 CHANGE = 0.02
 """Size of the made weights beside those that an adapter starts from."""
+
+
+def taught_with(state: LifelongState, **settings: object) -> LifelongState:
+    """The state as if all lessons had these settings, such as another method."""
+    records = [replace(one, settings={**one.settings, **settings}) for one in state.records]
+    return replace(state, records=tuple(records))
 
 
 def made_state(

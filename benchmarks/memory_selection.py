@@ -40,7 +40,7 @@ from benchmarks.record import RESULTS, Recorder
 from benchmarks.speed_data import STREAM_SEED
 from lifelong_core.backbone import Backbone, load_backbone
 from lifelong_core.concepts import concept_phrase, make_task
-from lifelong_core.evaluation.interval import paired_difference
+from lifelong_core.evaluation.interval import paired_difference, rounded
 from lifelong_core.evaluation.table import read_table
 from lifelong_core.evaluation.values import values
 from lifelong_core.files import content_hash, read_json, write_json
@@ -225,7 +225,7 @@ def rainbow_minus_random(table: Path) -> list[float] | None:
     found = paired_difference(
         values(results, RAINBOW, "ia", extractor), values(results, RANDOM, "ia", extractor)
     )
-    return None if found is None else [float(f"{value:.6g}") for value in found]
+    return rounded(found)
 
 
 def _cpu(work: Callable[[], None]) -> float:

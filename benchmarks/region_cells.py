@@ -108,8 +108,7 @@ def _sampled(
     return generate(
         studio.backbone, [prompt] * studio.pictures, seed=studio.noise(row, place),
         steps=studio.steps, guidance=studio.guidance, vectors=known.vectors,
-        localized=known.localized,
-        adapters=known.adapters, batch_size=studio.batch,
+        localized=known.localized, adapters=known.adapters, batch_size=studio.batch,
         autocast=studio.autocast, attention=attention,
     )  # fmt: skip
 

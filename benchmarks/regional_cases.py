@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from statistics import median
 
+from benchmarks.made_state import taught_with
 from lifelong_core.attention.regions import Region, box_mask
 from lifelong_core.automatic_sampling import generate_automatic
 from lifelong_core.backbone import Backbone
@@ -23,7 +23,7 @@ def regional_works(
     """One picture's latents with 1, 2 and 3 regions, each with a concept of its own by hard
     routing, and with automatic regions for two concepts; what is prepared for a prompt counts too.
     """
-    known = _routed(state)
+    known = taught_with(state, method="hard_routing")
     works = {f"regions_{count}": in_regions(backbone, known, steps, count) for count in REGIONS}
     prompt = f"a photo of {' and '.join(one.phrase for one in known.concepts[:PLACED])}"
     return works | {
@@ -46,14 +46,6 @@ def in_regions(
     return lambda: generate_regions(
         backbone, state, "a photo", regions, seed=0, steps=steps, as_latents=True
     )
-
-
-def _routed(state: LifelongState) -> LifelongState:
-    """The state as one of hard routing."""
-    records = [
-        replace(one, settings={**one.settings, "method": "hard_routing"}) for one in state.records
-    ]
-    return replace(state, records=tuple(records))
 
 
 def regional_ratios(

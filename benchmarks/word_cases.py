@@ -4,9 +4,9 @@ ratios it records."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from statistics import median
 
+from benchmarks.made_state import taught_with
 from lifelong_core.backbone import Backbone
 from lifelong_core.sampling import generate
 from lifelong_core.state import LifelongState
@@ -21,7 +21,7 @@ def word_works(
 ) -> dict[str, Callable[[], object]]:
     """One picture's latents of a prompt that names some of the state's concepts, each adapter heard
     in its own concept's words; what is prepared for a prompt counts too."""
-    known = _by_words(state)
+    known = taught_with(state, method="cidm", localized_words=True)
     return {f"by_words_{count}": _named(backbone, known, steps, count) for count in ACTIVE}
 
 
@@ -38,13 +38,6 @@ def _named(
             )  # fmt: skip
 
     return draw
-
-
-def _by_words(state: LifelongState) -> LifelongState:
-    """The state as one of `cidm` lessons with localized words."""
-    own = {"method": "cidm", "localized_words": True}
-    records = [replace(one, settings={**one.settings, **own}) for one in state.records]
-    return replace(state, records=tuple(records))
 
 
 def word_ratios(drawing: Mapping[str, Sequence[float]], plain: str) -> dict[str, dict[int, float]]:

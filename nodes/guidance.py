@@ -204,10 +204,12 @@ class _Mover:
                 self._watch(x, branch, cond)
                 return None
             places = self._places(x, cond)
-            guide = self.guides.setdefault(places[0].length, Guide(self.guidance.settings, places))
+            length = places[0].length
+            if length not in self.guides:
+                self.guides[length] = Guide(self.guidance.settings, places)
             # The maps are those of the conditioning's area: a step size for all would be too long.
             factor = share * k_diffusion_factor(float(timestep.flatten()[0]))
-            result = guide(x, branch, step, factor)
+            result = self.guides[length](x, branch, step, factor)
         self._show(result.words)
         return result.latents if result.moved else None
 

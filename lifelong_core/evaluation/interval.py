@@ -47,6 +47,11 @@ def interval(values: Values) -> Interval | None:
     return Interval(float(mean), low, high)
 
 
+def rounded(found: Interval | None) -> list[float] | None:
+    """[mean, low, high] as results are recorded."""
+    return None if found is None else [float(f"{value:.6g}") for value in found]
+
+
 def paired_difference(first: Values, second: Values) -> Interval | None:
     """`interval` of first - second over the seeds and concepts that both have.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import FileError
 from ..files import locked, read_json
-from .interval import Values, interval
+from .interval import Values, interval, rounded
 from .orderings import best_single_adapter, orderings
 from .record import write_record
 from .stream import TOYS
@@ -50,15 +50,11 @@ def summarise(results: Sequence[Result]) -> dict[str, Any]:
 def _table(results: Sequence[Result], methods: Sequence[str], extractor: str) -> dict[str, Any]:
     return {
         method: {
-            metric: _rounded(interval(values(results, method, metric, extractor)))
+            metric: rounded(interval(values(results, method, metric, extractor)))
             for metric in VALUES
         }
         for method in methods
     }
-
-
-def _rounded(found: tuple[float, ...] | None) -> list[float] | None:
-    return None if found is None else [float(f"{value:.6g}") for value in found]
 
 
 def update_table(path: Path, new: Sequence[Result]) -> dict[str, Any]:
