@@ -150,6 +150,8 @@ class ComfyServer:
         client.cancel()
         while get_json(f"{self.base_url}/prompt")["exec_info"]["queue_remaining"]:
             time.sleep(0.1)
+            # ComfyUI forgets an interruption that comes just as a workflow begins.
+            client.cancel()
 
     def interrupt(self) -> None:
         """Stop the workflow that is running now."""

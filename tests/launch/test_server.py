@@ -27,6 +27,32 @@ port = int(sys.argv[sys.argv.index("--port") + 1])
 HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 
+FORGETS_AN_INTERRUPTION = """
+import json, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+calls = []
+
+class Handler(BaseHTTPRequestHandler):
+    def answer(self, **reply):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(reply).encode())
+
+    def do_GET(self):
+        running = 0 < calls.count("/interrupt") < 2
+        self.answer(exec_info={"queue_remaining": int(running)})
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        calls.append(self.path)
+        print(self.path, flush=True)
+        self.answer(prompt_id="7")
+
+port = int(sys.argv[sys.argv.index("--port") + 1])
+HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
@@ -62,6 +88,12 @@ def test_it_is_stopped_whatever_happens_inside(base: Path, error: type[BaseExcep
     with pytest.raises(error), running:
         raise error
     assert not listening(running.port)
+
+
+def test_checking_stops_a_workflow_that_began_all_the_same(base: Path) -> None:
+    with server(base, FORGETS_AN_INTERRUPTION) as running:
+        running.check({})
+        assert running.logs().splitlines().count("/interrupt") == 2
 
 
 def test_one_that_ends_at_once_shows_its_log(base: Path) -> None:
