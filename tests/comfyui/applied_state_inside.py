@@ -1,7 +1,4 @@
-"""Runs inside ComfyUI's own process: what a state puts on MODEL and CLIP, and how it comes off.
-
-python applied_state_inside.py COMFYUI PACK WORK: see inside.py.
-"""
+"""Runs inside ComfyUI's own process: what a state puts on MODEL and CLIP, and how it comes off."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from inside import (
     EMBEDDINGS,
     foreign_lora,
     loaded,
-    main,
     output,
     pack,
     refused,
@@ -142,7 +138,3 @@ def check_a_merge_draws_with_the_mean_of_its_lessons() -> None:
 def lora_change(lora: dict[str, torch.Tensor], layer: str) -> torch.Tensor:
     down, up = lora[f"{layer}.lora_down.weight"], lora[f"{layer}.lora_up.weight"]
     return lora[f"{layer}.alpha"] / len(down) * (up @ down)
-
-
-if __name__ == "__main__":
-    main(globals())

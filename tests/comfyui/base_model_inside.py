@@ -1,7 +1,4 @@
-"""Runs inside ComfyUI's own process: what lessons take from MODEL, CLIP and VAE.
-
-python base_model_inside.py COMFYUI PACK WORK: see inside.py.
-"""
+"""Runs inside ComfyUI's own process: what lessons take from MODEL, CLIP and VAE."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ from inside import (
     foreign_lora,
     inputs,
     loaded,
-    main,
     meta_model,
     output,
     pack,
@@ -173,7 +169,3 @@ def check_models_of_every_family_have_the_parts_that_lessons_take() -> None:
             assert shapes_of(empty_text(config)).items() <= found.items(), (name, config.key)
         clip.layer_idx = -3
         refused("ModelError", "CLIP Set Last Layer is at -3", partial(bridge._check_clip, clip))
-
-
-if __name__ == "__main__":
-    main(globals())

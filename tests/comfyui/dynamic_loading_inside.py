@@ -1,7 +1,5 @@
 """Runs inside ComfyUI's own process: guidance of models that ComfyUI loads dynamically.
 
-python dynamic_loading_inside.py COMFYUI PACK WORK: see inside.py.
-
 That loading needs an NVIDIA GPU. What the node does with such a MODEL does not: ComfyUI reads a
 second copy of the file, here on the CPU, in the way that it does while its dynamic loading is on.
 """
@@ -15,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 from guidance_helpers import PROMPT, conditioning, distance, guided, sampled
-from inside import WORK, comfy, loaded, main, pack, torch
+from inside import WORK, comfy, loaded, pack, torch
 from safetensors.torch import load_file, save_file
 
 # What follows can be imported once inside.py has set ComfyUI up.
@@ -83,7 +81,3 @@ def check_a_model_that_cannot_be_loaded_again_is_refused() -> None:
         assert "--disable-dynamic-vram" in str(refused)
     else:
         raise AssertionError("nothing was raised")
-
-
-if __name__ == "__main__":
-    main(globals())

@@ -1,7 +1,4 @@
-"""Runs inside ComfyUI's own process: a MODEL and CLIP with the adapters that a prompt asks for.
-
-python elastic_inside.py COMFYUI PACK WORK: see inside.py.
-"""
+"""Runs inside ComfyUI's own process: a MODEL and CLIP with the adapters that a prompt asks for."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from guidance_helpers import conditioning, sampled
-from inside import backbone, loaded, main, pack, refused, some_state, torch
+from inside import backbone, loaded, pack, refused, some_state, torch
 
 DOG, CAT = "a photo of embedding:my_dog dog", "a photo of embedding:my_cat dog on grass"
 PLAIN = "a photo of a dog"
@@ -132,7 +129,3 @@ def check_what_cannot_be_drawn_is_refused() -> None:
     vectors = {**first.concept.vectors, "clip_g": torch.randn(2, 1280)}
     wide = replace(first, concept=replace(first.concept, vectors=vectors))
     refused("ModelError", "clip_g", lambda: executed(DOG, replace(state, records=(wide, second))))
-
-
-if __name__ == "__main__":
-    main(globals())

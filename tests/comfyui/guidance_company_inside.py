@@ -1,7 +1,4 @@
-"""Runs inside ComfyUI's own process: attention guidance beside what other nodes do to a MODEL.
-
-python guidance_company_inside.py COMFYUI PACK WORK: see inside.py.
-"""
+"""Runs inside ComfyUI's own process: attention guidance beside what other nodes do to a MODEL."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from guidance_helpers import (
     sampled,
     weights_of,
 )
-from inside import comfy, foreign_lora, main, pack, torch
+from inside import comfy, foreign_lora, pack, torch
 
 # What follows can be imported once inside.py has set ComfyUI up.
 # isort: split
@@ -163,7 +160,3 @@ def check_a_control_net_is_a_constant() -> None:
     latents = sampled(guided(base.model, base.clip), steered, steered_negative)
     assert distance(latents, plain) > 1e-4
     assert len(control.seen) > 2 * STEPS and not any(control.seen)
-
-
-if __name__ == "__main__":
-    main(globals())

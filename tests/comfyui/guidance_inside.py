@@ -1,7 +1,4 @@
-"""Runs inside ComfyUI's own process: attention guidance on ComfyUI's samplers.
-
-python guidance_inside.py COMFYUI PACK WORK: see inside.py.
-"""
+"""Runs inside ComfyUI's own process: attention guidance on ComfyUI's samplers."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from guidance_helpers import (
     sampled,
     weights_of,
 )
-from inside import backbone, comfy, main, meta_model, pack, torch
+from inside import backbone, comfy, meta_model, pack, torch
 
 # What follows can be imported once inside.py has set ComfyUI up.
 # isort: split
@@ -391,7 +388,3 @@ def check_an_interrupt_in_the_gradient_pass_leaves_nothing_behind() -> None:
     finally:
         comfy.model_management.interrupt_current_processing(False)
     assert torch.equal(sampled(base.model, base.positive, base.negative), plain)
-
-
-if __name__ == "__main__":
-    main(globals())

@@ -1,7 +1,4 @@
-"""Runs inside ComfyUI's own process: prompts, batches and models that attention guidance meets.
-
-python guidance_prompts_inside.py COMFYUI PACK WORK: see inside.py.
-"""
+"""Runs inside ComfyUI's own process: prompts, batches and models that attention guidance meets."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from guidance_helpers import (
     passes,
     sampled,
 )
-from inside import main, pack, refused, some_state, torch
+from inside import pack, refused, some_state, torch
 
 # What follows can be imported once inside.py has set ComfyUI up.
 # isort: split
@@ -223,7 +220,3 @@ def check_pairs_are_read_line_by_line() -> None:
     text = "embedding:my_dog dog\n\n red  duck toy \ncat\n"
     assert parse(text) == [("embedding:my_dog", "dog"), ("red", "duck toy"), (None, "cat")]
     assert parse(" \n") == []
-
-
-if __name__ == "__main__":
-    main(globals())

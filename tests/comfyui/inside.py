@@ -1,17 +1,11 @@
-"""Sets ComfyUI up in a process of its own, for the scripts …inside.py beside this file.
-
-python <script> COMFYUI PACK WORK: WORK/base.safetensors is a demo checkpoint; `main` runs every
-check_… function and writes WORK/results.json, its name -> "" or the traceback.
-"""
+"""Sets ComfyUI up in a process of its own, for the scripts …_inside.py; see run_scripts.py."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import sys
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,17 +128,3 @@ def meta_model(family: str) -> tuple[Any, Any]:
 def tokens(clip: Any, prompt: str) -> int:
     """How many of the prompt's tokens are embeddings."""
     return sum(torch.is_tensor(token) for token, _ in clip.tokenize(prompt)["l"][0])
-
-
-def main(names: Mapping[str, Any]) -> None:
-    """Run the check_… functions among `names`, a script's globals."""
-    pack("nodes.demo_model").register_demo_model()
-    results = {}
-    checks = {key: value for key, value in names.items() if key.startswith("check_")}
-    for name, check in checks.items():
-        try:
-            check()
-            results[name] = ""
-        except BaseException:
-            results[name] = traceback.format_exc()
-    (WORK / "results.json").write_text(json.dumps(results), encoding="utf-8")

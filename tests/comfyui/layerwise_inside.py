@@ -1,7 +1,4 @@
-"""Runs inside ComfyUI's own process: layer-wise concepts from CLIP Text Encode to the sampler.
-
-python layerwise_inside.py COMFYUI PACK WORK: see inside.py.
-"""
+"""Runs inside ComfyUI's own process: layer-wise concepts from CLIP Text Encode to the sampler."""
 
 from __future__ import annotations
 
@@ -18,7 +15,6 @@ from inside import (
     backbone,
     comfy,
     loaded,
-    main,
     pack,
     some_state,
     torch,
@@ -291,7 +287,3 @@ def check_guidance_sees_the_layers_own_words() -> None:
     moved = sampled(guided, positive, negative)
     assert torch.isfinite(moved).all()
     assert distance(moved, sampled(taught, positive, negative)) > 1e-4
-
-
-if __name__ == "__main__":
-    main(globals())

@@ -1,12 +1,8 @@
-"""Runs inside ComfyUI's own process: what surrounds a lesson in ComfyUI.
-
-python lesson_inside.py COMFYUI PACK WORK: WORK/base.safetensors is a demo checkpoint; runs every
-check_… function and writes WORK/results.json, its name -> "" or the traceback.
-"""
+"""Runs inside ComfyUI's own process: what surrounds a lesson in ComfyUI."""
 
 from __future__ import annotations
 
-from inside import backbone, comfy, loaded, main, output, pack, torch
+from inside import backbone, comfy, loaded, output, pack, torch
 
 
 def check_other_models_leave_the_memory_for_a_lesson() -> None:
@@ -61,7 +57,3 @@ def check_vae_names_and_sizes_are_comfyuis() -> None:
             for name, source in layout(family).items()
         }
         assert ours == expected, family
-
-
-if __name__ == "__main__":
-    main(globals())

@@ -1,7 +1,4 @@
-"""Runs inside ComfyUI's own process: concepts that CLIP Text Encode reads in their own words alone.
-
-python localized_inside.py COMFYUI PACK WORK: see inside.py.
-"""
+"""Runs inside ComfyUI's own process: concepts read in their own words alone."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from guidance_helpers import conditioning, sampled
-from inside import backbone, comfy, main, pack, torch
+from inside import backbone, comfy, pack, torch
 from regions_helpers import KEY_VALUE, base, two_toys
 
 # What follows can be imported once inside.py has set ComfyUI up.
@@ -288,7 +285,3 @@ def check_word_adapters_come_off_with_the_state() -> None:
     model, clip, positive, _ = elastic(two_toys(localized=("my_dog", "my_cat")), BOTH)
     plain = pack("nodes.patching").remove_state(model)
     assert torch.equal(outputs(plain, clip, positive), outputs(base()[0], clip, positive))
-
-
-if __name__ == "__main__":
-    main(globals())

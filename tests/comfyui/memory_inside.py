@@ -1,14 +1,11 @@
-"""Runs inside ComfyUI's own process: CLIP_VISION as a feature model, and the bank's picture.
-
-python memory_inside.py COMFYUI PACK WORK: see inside.py.
-"""
+"""Runs inside ComfyUI's own process: CLIP_VISION as a feature model, and the bank's picture."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-from inside import main, pack, torch
+from inside import pack, torch
 
 clip_vision_module = importlib.import_module("comfy.clip_vision")
 
@@ -94,7 +91,3 @@ def check_many_concepts_do_not_make_the_picture_endless() -> None:
     many = picture.memory_picture(recollection([f"t_{n}" for n in range(40)], 5, 8))
     most = picture.memory_picture(recollection([f"t_{n}" for n in range(12)], 5, 8))
     assert many.shape == most.shape
-
-
-if __name__ == "__main__":
-    main(globals())

@@ -1,14 +1,11 @@
-"""Runs inside ComfyUI's own process: starting from a picture, by the library and by KSampler.
-
-python picture_inside.py COMFYUI PACK WORK: see inside.py.
-"""
+"""Runs inside ComfyUI's own process: starting from a picture, by the library and by KSampler."""
 
 from __future__ import annotations
 
 from typing import Any
 from unittest.mock import patch
 
-from inside import backbone, loaded, main, pack, torch
+from inside import backbone, loaded, pack, torch
 
 # What follows can be imported once inside.py has set ComfyUI up.
 # isort: split
@@ -54,7 +51,3 @@ def check_inpainting_is_ksamplers() -> None:
     mask[:, SIDE // 2 :] = 1
     ours, theirs = compared(0.6, mask)
     assert (ours - theirs).norm() < BAR * theirs.norm()
-
-
-if __name__ == "__main__":
-    main(globals())

@@ -1,7 +1,4 @@
-"""Runs inside ComfyUI's own process: regions beside other nodes, adapters and conditionings.
-
-python regions_company_inside.py COMFYUI PACK WORK: see inside.py.
-"""
+"""Runs inside ComfyUI's own process: regions beside other nodes, adapters and conditionings."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from guidance_helpers import PROMPT, conditioning, distance, guided, passes, sampled
-from inside import comfy, foreign_lora, main, pack, torch
+from inside import comfy, foreign_lora, pack, torch
 from regions_helpers import (
     DOG,
     TARGETS,
@@ -180,7 +177,3 @@ def check_every_layer_reads_its_own_vectors() -> None:
     assert distance(drawn(region(DOG), state=state), expected) < 1e-4
     assert distance(drawn(region(DOG), state=replace(state, records=mean)), expected) > 1e-4
     assert bool(drawn(region("a lawn", before=halves()), state=state).isfinite().all())
-
-
-if __name__ == "__main__":
-    main(globals())

@@ -1,7 +1,4 @@
-"""Runs inside ComfyUI's own process: regions on ComfyUI's samplers.
-
-python regions_inside.py COMFYUI PACK WORK: see inside.py.
-"""
+"""Runs inside ComfyUI's own process: regions on ComfyUI's samplers."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 from guidance_helpers import conditioning, distance, same_weights, sampled, weights_of
-from inside import backbone, comfy, main, pack, refused, torch
+from inside import backbone, comfy, pack, refused, torch
 from regions_helpers import (
     CAT,
     DOG,
@@ -280,7 +277,3 @@ def check_what_cannot_be_drawn_is_refused_by_name() -> None:
     lost = replace(two_toys(), records=[replace(dog, adapter={}), cat])
     refused("StateError", "has not kept the adapter", lambda: drawn(halves(), state=lost))
     assert bool(drawn(region("a lawn"), state=lost, steps=1).isfinite().all())
-
-
-if __name__ == "__main__":
-    main(globals())

@@ -1,7 +1,4 @@
-"""Runs inside ComfyUI's own process: states with spectral adapters on MODEL, and their export.
-
-python spectral_inside.py COMFYUI PACK WORK: see inside.py.
-"""
+"""Runs inside ComfyUI's own process: states with spectral adapters on MODEL, and their export."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ from inside import (
     foreign_lora,
     inputs,
     loaded,
-    main,
     output,
     pack,
     refused,
@@ -78,22 +74,18 @@ def check_a_spectral_state_draws_as_it_did_in_training() -> None:
 
 
 def check_it_is_exported_where_the_base_model_was_decomposed() -> None:
-    keep_in("exports")
+    keep_in("spectral_exports")
     model, clip, _ = loaded()
     state = spectral_state(model)
     for kind in ("loras", "embeddings"):
-        folder = WORK / "exports" / kind
+        folder = WORK / "spectral_exports" / kind
         folder.mkdir(parents=True)
         folder_paths.folder_names_and_paths[kind] = ([str(folder)], {".safetensors"})
     export = pack("nodes.export_lora").ExportLifelongLora.execute
     refused("StateError", "Apply Lifelong State", lambda: export(state, "shared"))
     taught, _ = pack("nodes.patching").apply_state(model, clip, state)
     name = export(state, "shared").args[0]
-    lora = pack("lifelong_core.files").load_tensors(WORK / "exports" / "loras" / name)[0]
+    lora = pack("lifelong_core.files").load_tensors(WORK / "spectral_exports" / "loras" / name)[0]
     loader = importlib.import_module("comfy.sd").load_lora_for_models
     stock, _ = loader(model, clip, lora, 1.0, 1.0)
     assert torch.equal(output(stock), output(taught))
-
-
-if __name__ == "__main__":
-    main(globals())

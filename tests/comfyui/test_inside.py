@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from lifelong_core.backbone import random_backbone, save_single_file
 
 FOLDER = Path(__file__).parent
 PACK = FOLDER.parents[1]
-SCRIPTS = sorted({path.name for path in FOLDER.glob("*inside.py")} - {Path(__file__).name})
+SCRIPTS = sorted({path.name for path in FOLDER.glob("*_inside.py")} - {Path(__file__).name})
 CHECKS = [
     (script, item.name)
     for script in SCRIPTS
@@ -25,37 +25,35 @@ CHECKS = [
 ]
 
 
-class Scripts:
-    """Results of a script, check -> "" or a traceback; every script runs once."""
-
-    def __init__(self, comfyui: Path, work: Path) -> None:
-        self.comfyui = comfyui
-        self.work = work
-        self.results = cache(self._results)
-
-    def _results(self, script: str) -> dict[str, str]:
-        work = self.work / Path(script).stem
-        work.mkdir()
-        save_single_file(random_backbone("demo"), work / "base.safetensors")
-        run = subprocess.run(
-            [sys.executable, str(FOLDER / script), str(self.comfyui), str(PACK), str(work)],
-            cwd=self.comfyui,
-            env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-        assert run.returncode == 0, run.stderr
-        found: dict[str, str] = json.loads((work / "results.json").read_text(encoding="utf-8"))
-        return found
+def selected(items: Sequence[pytest.Item]) -> list[str]:
+    """The scripts of which a check is to run."""
+    functions = (item for item in items if isinstance(item, pytest.Function))
+    checks = (f for f in functions if f.function is test_inside_comfyui)
+    return sorted({str(check.callspec.params["script"]) for check in checks})
 
 
 @pytest.fixture(scope="module")
-def scripts(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Scripts:
-    return Scripts(comfyui_path, tmp_path_factory.mktemp("inside"))
+def results(
+    request: pytest.FixtureRequest, comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, str]]:
+    """Script -> check -> "" or a traceback."""
+    work = tmp_path_factory.mktemp("inside")
+    save_single_file(random_backbone("demo"), work / "base.safetensors")
+    runner, scripts = str(FOLDER / "run_scripts.py"), selected(request.session.items)
+    run = subprocess.run(
+        [sys.executable, runner, str(comfyui_path), str(PACK), str(work), *scripts],
+        cwd=comfyui_path,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    found: dict[str, dict[str, str]] = json.loads((work / "results.json").read_text("utf-8"))
+    return found
 
 
 @pytest.mark.parametrize(("script", "check"), CHECKS)
-def test_inside_comfyui(script: str, check: str, scripts: Scripts) -> None:
-    assert scripts.results(script)[check] == ""
+def test_inside_comfyui(script: str, check: str, results: dict[str, dict[str, str]]) -> None:
+    assert results[script][check] == ""

@@ -1,13 +1,10 @@
-"""Runs inside ComfyUI's own process: what widgets say to the library, and what it reports.
-
-python widget_values_inside.py COMFYUI PACK WORK: see inside.py.
-"""
+"""Runs inside ComfyUI's own process: what widgets say to the library, and what it reports."""
 
 from __future__ import annotations
 
 import importlib
 
-from inside import main, pack, some_state, torch
+from inside import pack, some_state, torch
 
 
 def check_widgets_at_their_defaults_are_the_librarys_settings() -> None:
@@ -74,7 +71,3 @@ def check_a_report_shows_one_lesson_and_many() -> None:
         assert sheet.shape[1] > 64 * len(lessons) and sheet.shape[2] > 3 * 128
         text = pages.text_report(state, lessons, drift, told)
         assert all(f"embedding:toy_{number} dog" in text for number in range(count))
-
-
-if __name__ == "__main__":
-    main(globals())
