@@ -90,7 +90,7 @@ def generate_automatic(
     slots = [
         routed_slot(backbone, state, rest, rest),
         *(
-            routed_slot(backbone, state, _naming_only(prompt, own, placed), own.phrase)
+            routed_slot(backbone, state, naming_only(prompt, own, placed), own.phrase)
             for own in placed
         ),
     ]
@@ -169,6 +169,6 @@ def placed_concepts(
     return [concept for concept in named if concept.token in tokens]
 
 
-def _naming_only(prompt: str, own: Concept, placed: Sequence[Concept]) -> str:
-    """The prompt with the other concepts' plain nouns."""
+def naming_only(prompt: str, own: Concept, placed: Sequence[Concept]) -> str:
+    """The prompt with the plain nouns of all `placed` concepts but its own."""
     return with_plain_nouns(prompt, [one.token for one in placed if one.token != own.token])

@@ -177,15 +177,15 @@ def with_plain_nouns(prompt: str, tokens: Sequence[str]) -> str:
     becomes "a photo of a dog", and "a photo of a big embedding:rex dog" that of a big dog.
     """
     for token in tokens:
-        prompt = _mention(token).sub(_article, prompt)
+        prompt = re.sub(rf"{_mention(token).pattern}(?P<space>\s*)", _article, prompt)
     return prompt
 
 
 def _article(mention: re.Match[str]) -> str:
-    before, after = mention.string[: mention.start()], mention.string[mention.end() :].lstrip()
+    before, after = mention.string[: mention.start()], mention.string[mention.end() :]
     if not BARE.search(before):
         return ""
-    return "an" if after[:1].lower() in set("aeiou") else "a"
+    return ("an" if after[:1].lower() in set("aeiou") else "a") + mention["space"]
 
 
 def _mention(token: str) -> re.Pattern[str]:

@@ -61,7 +61,7 @@ class ContextControllableSampler(io.ComfyNode):
                     tooltip="The lessons whose concepts the regions name. Best are methods whose "
                     "lessons do not build on one another, such as 'lora_merge'.",
                 ),
-                RegionsType.Input("regions", tooltip="From Regional Concept."),
+                RegionsType.Input("regions", tooltip="From Regional Concept or Automatic Regions."),
                 io.Conditioning.Input(
                     "positive",
                     tooltip="What the whole picture shows, with the plain nouns of what is in the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .automatic_regions import AutomaticRegions
 from .concept_attention_artist_sampler import ConceptAttentionArtistSampler
 from .consolidate_ewc_dc import ConsolidateEWCDC
 from .context_controllable_sampler import ContextControllableSampler
@@ -27,6 +28,7 @@ NODES: list[type[io.ComfyNode]] = [
     ConceptAttentionArtistSampler,
     OrthogonalAttentionGuidance,
     RegionalConcept,
+    AutomaticRegions,
     ContextControllableSampler,
     SaveLifelongState,
     LoadLifelongState,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..lifelong_core.attention import Pair, PromptPlaces, PromptToken, find_pairs
+from ..lifelong_core.attention.words import noun_places
 from ..lifelong_core.errors import InputError, ModelError
 from ..lifelong_core.prompts.clip import EOS
 from ..lifelong_core.prompts.syntax import IDENTIFIER
@@ -71,6 +72,15 @@ def read_prompt(
     return PromptWords(
         text, tuple(chosen), places, tuple(cond.float().cpu() for cond, _ in encoded)
     )
+
+
+def noun_positions(clip: Any, text: str, pairs: Sequence[Pair], plain: str) -> PromptPlaces:
+    """Where `plain`, a prompt with plain nouns, has those nouns that are the pairs' in `text`.
+
+    Raises InputError as `read_prompt` does.
+    """
+    tokens, others = (_positions(*_tokenized(clip, prompt)) for prompt in (text, plain))
+    return noun_places(tokens, pairs, others)
 
 
 def parse_pairs(lines: str) -> list[Pair]:

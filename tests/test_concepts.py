@@ -136,8 +136,8 @@ def test_a_concept_keeps_its_vectors_to_itself() -> None:
         ("a photo of embedding:rex dog", "a photo of a dog"),
         ("embedding:rex dog and embedding:ann apple", "a dog and an apple"),
         ("snow, (embedding:rex dog:1.2)", "snow, (a dog:1.2)"),
-        ("a photo of a embedding:rex dog", "a photo of a  dog"),
-        ("my big embedding:rex dog", "my big  dog"),
+        ("a photo of a embedding:rex dog", "a photo of a dog"),
+        ("my big embedding:rex dog", "my big dog"),
         ("a photo of embedding:rexy dog", "a photo of embedding:rexy dog"),
     ],
 )

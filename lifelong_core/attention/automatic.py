@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..backbone import Backbone
 from .capture import attention_maps, watching
 from .layers import map_layers, map_size
-from .maps import fold, word_maps
+from .maps import WordMaps, fold, word_maps
 from .words import PromptPlaces
 
 ANCHORS = 0.02
@@ -52,11 +52,7 @@ class Sight:
         size = map_size(backbone.family.name, latents)
         rows = len(self.maps[0])
         seen = fold(torch.stack(self.maps).mean(0), [places.length] * rows)
-        words = word_maps(seen, size, [places] * rows)
-        return [
-            list(grown(assign(_scaled(nouns) + _scaled(concepts)), round(GROWN * min(size))))
-            for nouns, concepts in zip(words.nouns, words.concepts, strict=True)
-        ]
+        return masks_of(word_maps(seen, size, [places] * rows))
 
 
 @contextmanager
@@ -65,6 +61,15 @@ def looking(backbone: Backbone) -> Iterator[Sight]:
     sight = Sight()
     with watching(backbone.unet, map_layers(backbone.family.name), sight):
         yield sight
+
+
+def masks_of(words: WordMaps) -> list[list[Tensor]]:
+    """A mask [h, w] for every picture and each of its K pairs, where their words point."""
+    reach = round(GROWN * min(words.nouns[0].shape[1:]))
+    return [
+        list(grown(assign(_scaled(nouns) + _scaled(concepts)), reach))
+        for nouns, concepts in zip(words.nouns, words.concepts, strict=True)
+    ]
 
 
 def assign(maps: Tensor) -> Tensor:

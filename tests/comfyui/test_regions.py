@@ -17,6 +17,7 @@ SHORT = {
     "LearnConceptTask": QUICK,
     "KSampler": {"steps": 2},
     "ContextControllableSampler": {"steps": 2},
+    "AutomaticRegions": {"steps": 2},
     "EmptyLatentImage": {"batch_size": 1},
 }
 
@@ -30,15 +31,15 @@ def quick_workflow(server: ComfyServer) -> dict[str, Any]:
     return prompt
 
 
-def test_the_workflow_learns_two_toys_and_draws_them_both_ways(
+def test_the_workflow_learns_two_toys_and_draws_them_in_every_way(
     comfyui_server: ComfyServer,
 ) -> None:
     prompt = quick_workflow(comfyui_server)
     result = comfyui_server.run(prompt, 300)
     saved = [path.name for path in comfyui_server.files(result) if path.parent.name == "regions"]
-    assert sorted(name.split("_")[0] for name in saved) == ["plain", "regions"]
-    (shown,) = (node for node, entry in prompt.items() if entry["class_type"] == "PreviewImage")
-    assert len(result.outputs[shown]["images"]) == 1
+    assert sorted(name.split("_")[0] for name in saved) == ["automatic", "plain", "regions"]
+    shown = [node for node, entry in prompt.items() if entry["class_type"] == "PreviewImage"]
+    assert [len(result.outputs[node]["images"]) for node in shown] == [1, 1]
 
 
 def test_a_concept_that_nobody_taught_is_refused(comfyui_server: ComfyServer) -> None:

@@ -1,0 +1,136 @@
+"""Runs inside ComfyUI's own process: regions that are read from the model's own first steps."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from guidance_helpers import conditioning, distance, empty_latent, sampled
+from inside import backbone, pack, refused, torch
+from regions_helpers import base, drawn, negative, noted, two_toys
+
+# What follows can be imported once inside.py has set ComfyUI up.
+# isort: split
+import comfy.samplers
+
+PROMPT = "a photo of a embedding:my_dog dog and a embedding:my_cat cat on the beach"
+PLAIN = "a photo of a dog and a cat on the beach"
+STEPS, BEGUN = 4, 2
+SAMPLERS = (
+    "dpmpp_2m",
+    "euler_ancestral",
+    "heun",
+    "dpm_2_ancestral",
+    "dpmpp_2s_ancestral",
+    "dpmpp_sde",
+    "lms",
+    "uni_pc",
+    "ddim",
+    "lcm",
+)
+
+
+def found(**values: Any) -> tuple[Any, Any, torch.Tensor]:
+    """REGIONS, CONDITIONING and masks from the node."""
+    node = pack("nodes.automatic_regions").AutomaticRegions
+    model, clip, _ = base()
+    usual = {
+        "model": model, "clip": clip, "state": two_toys(), "negative": negative(),
+        "latent_image": empty_latent(), "prompt": PROMPT, "seed": 1, "steps": STEPS, "cfg": 4.0,
+        "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, "delay": BEGUN / STEPS,
+        "concepts": "",
+    }  # fmt: skip
+    with torch.inference_mode():
+        regions, positive, masks = node.execute(**{**usual, **values}).result
+        return regions, positive, masks.clone()
+
+
+@cache
+def usual() -> tuple[Any, Any, torch.Tensor]:
+    return found()
+
+
+def check_every_concept_has_a_region_and_a_prompt_of_its_own() -> None:
+    regions, positive, masks = usual()
+    assert [region.prompt for region in regions] == [
+        "a photo of a embedding:my_dog dog and a cat on the beach",
+        "a photo of a dog and a embedding:my_cat cat on the beach",
+    ]
+    assert masks.shape == (2, 16, 16)
+    assert masks.unique().tolist() == [0.0, 1.0]
+    assert masks.flatten(1).any(1).all() and masks.sum(0).max() == 1
+    assert all(torch.equal(one.place, mask) for one, mask in zip(regions, masks, strict=True))
+    assert torch.equal(positive[0][0], conditioning(base()[1], PLAIN)[0][0])
+
+
+def check_they_are_read_where_the_plain_picture_is_after_the_delay() -> None:
+    with noted() as plain:
+        sampled(base()[0], conditioning(base()[1], PLAIN), negative(), steps=STEPS)
+    with noted() as seen:
+        found()
+    assert [sigma for _, sigma, _ in seen] == [sigma for _, sigma, _ in plain[: BEGUN + 1]]
+    for (x, *_), (expected, *_) in zip(seen, plain, strict=False):
+        assert distance(x, expected) < 1e-5
+
+
+def check_masks_are_the_librarys() -> None:
+    """On a diffusers copy of the weights, from the latents that ComfyUI's sampler had."""
+    automatic, words = (
+        pack("lifelong_core.attention.automatic"),
+        pack("lifelong_core.attention.words"),
+    )
+    with noted() as seen:
+        masks = found()[2]
+    x, sigma, _ = seen[-1]
+    sampling, state = base()[0].get_model_object("model_sampling"), two_toys()
+    with torch.inference_mode(False), torch.no_grad(), backbone(*base()) as copy:
+        context = copy.text.encode([PLAIN]).context
+        places = words.noun_places(
+            words.prompt_tokens(copy.text.tokenize(PROMPT, state.vectors)),
+            [("my_dog", "dog"), ("my_cat", "cat")],
+            words.prompt_tokens(copy.text.tokenize(PLAIN)),
+        )
+        z, t = x.clone() / (sigma**2 + 1) ** 0.5, sampling.timestep(torch.tensor(sigma))
+        with automatic.looking(copy) as sight:
+            copy.unet(z, t, encoder_hidden_states=context)
+        (expected,) = sight.masks(copy, (16, 16), places)
+    assert (masks != torch.stack(expected)).float().mean() < 0.02
+
+
+def check_samplers_of_all_kinds_find_them() -> None:
+    assert set(SAMPLERS) <= set(comfy.samplers.KSampler.SAMPLERS)
+    for name in SAMPLERS:
+        masks = found(sampler_name=name)[2]
+        assert masks.flatten(1).any(1).all(), name
+
+
+def check_the_sampler_draws_them() -> None:
+    regions, positive, _ = usual()
+    values = {"positive": positive, "latent_image": empty_latent(), "steps": STEPS}
+    got = drawn(regions, **values)
+    with torch.inference_mode():
+        plain = sampled(base()[0], positive, negative(), steps=STEPS)
+    assert distance(got, plain) > 0.01
+
+
+def check_the_model_stays_as_it_was() -> None:
+    positive = conditioning(base()[1], PLAIN)
+    before = sampled(base()[0], positive, negative(), steps=2)
+    found(seed=3)
+    assert torch.equal(sampled(base()[0], positive, negative(), steps=2), before)
+
+
+def check_only_asked_for_concepts_have_a_region() -> None:
+    refused("InputError", "names 1 of the concepts", lambda: found(concepts="my_dog"))
+    refused("InputError", "does not name the concept 'my_cow'", lambda: found(concepts="my_cow"))
+    regions = found(concepts=" embedding:my_cat \n\nmy_dog\n")[0]
+    assert [region.prompt for region in regions] == [region.prompt for region in usual()[0]]
+
+
+def check_bad_input_is_refused() -> None:
+    refused("InputError", "names 0 of the concepts", lambda: found(prompt=PLAIN))
+    refused("InputError", "at least 2", lambda: found(steps=1))
+    refused("InputError", "a batch of 1", lambda: found(latent_image=empty_latent(2)))
+    refused("InputError", "are empty", lambda: found(latent_image=empty_latent(0)))
+    without = "a photo of a embedding:my_dog and a embedding:my_cat cat"
+    refused("InputError", "dog", lambda: found(prompt=without))
