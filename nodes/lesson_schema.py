@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lifelong_core.lesson import LR_SCHEDULES
-from .lesson_values import DEFAULT_METHOD, LAYERS, LESSON_METHODS
+from ..lifelong_core.methods import LESSON_METHODS
+from .lesson_values import DEFAULT_METHOD, LAYERS
 from .types import LifelongStateType, MemoryBankType
 from .widgets import precision_input, seed_input
 

@@ -24,26 +24,6 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "cross- and self-attention": (*(name.replace("attn2", "attn1") for name in _CROSS), *_CROSS),
 }
 
-LESSON_METHODS = (
-    "lora",
-    "ewc",
-    "l2dm",
-    "l2dm_lora",
-    "lwf",
-    "c_lora",
-    "lora_merge",
-    "dreambooth_lora",
-    "custom_diffusion",
-    "custom_diffusion_ewc",
-    "svdiff",
-    "textual_inversion",
-    "orthogonal_adaptation",
-    "null_space",
-    "cidm",
-)
-"""The methods of a lesson in a graph: each kind of lesson once. What follows a lesson, and with
-which of its adapters a prompt is drawn, is the matter of the next node."""
-
 DEFAULT_METHOD = "ewc"
 """With Consolidate Lesson behind it as it comes, the combination with one LoRA that keeps the most
 of what lone LoRAs gain (`benchmarks.combinations`)."""

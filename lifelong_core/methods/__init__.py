@@ -9,6 +9,7 @@ from .learning import (
     lesson_settings,
     teach,
 )
+from .lesson_kinds import LESSON_METHODS
 from .placed import placed_state
 from .records import check_consolidates, check_follows, check_separate
 from .replaying import check_memory
@@ -16,6 +17,7 @@ from .table import METHODS, Method, any_prompt_state, drawing_state, newest_meth
 
 __all__ = [
     "CODE_VERSION",
+    "LESSON_METHODS",
     "METHODS",
     "Method",
     "any_prompt_state",

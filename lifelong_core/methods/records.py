@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import StateError
 from ..state import LifelongState
+from .lesson_kinds import LESSON_METHODS
 from .table import METHODS, Records
 
 
@@ -54,5 +55,5 @@ def check_separate(state: LifelongState) -> None:
 
 
 def _alike(records: Records) -> str:
-    *others, last = [repr(name) for name, method in METHODS.items() if method.records is records]
+    *others, last = [repr(name) for name in LESSON_METHODS if METHODS[name].records is records]
     return f"{', '.join(others)} or {last}" if others else last

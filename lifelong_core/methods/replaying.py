@@ -19,6 +19,7 @@ from ..memory import (
 )
 from ..state import LifelongState
 from ..training import ProgressCallback
+from .lesson_kinds import LESSON_METHODS
 from .table import METHODS, Records
 
 
@@ -95,7 +96,7 @@ def check_memory(
             )
         return
     if not replays:
-        replaying = ", ".join(name for name, known in METHODS.items() if known.replays)
+        replaying = " or ".join(repr(name) for name in LESSON_METHODS if METHODS[name].replays)
         raise InputError(
             f"Method {method!r} replays no pictures, so a memory bank would change nothing. Leave "
             f"it out, or choose a method that replays: {replaying}."

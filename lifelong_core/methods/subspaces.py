@@ -31,8 +31,8 @@ def lora_only(settings: LessonSettings) -> LessonSettings:
     if kind != "lora":
         raise InputError(
             f"This method works on the two factors of a LoRA, which an adapter of kind {kind} does "
-            "not have. Choose kind lora; or 'lora_merge' or 'hard_routing', which also keep an "
-            "adapter per lesson, of any kind."
+            "not have. Choose kind lora; or method 'lora_merge', which also keeps an adapter per "
+            "lesson, of any kind."
         )
     return settings
 

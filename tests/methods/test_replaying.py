@@ -142,7 +142,7 @@ def test_memories_that_do_not_fit_the_lesson_are_refused(
     given = {"state": first, "settings": SETTINGS, "features": COLOURS}
     with pytest.raises(InputError, match="none were given.*Rainbow Memory Bank"):
         learn(backbone, task("my_toy"), method="replayer", **given)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="'lora' replays no pictures.*replayer"):
+    with pytest.raises(InputError, match="'lora' replays no pictures.*'l2dm' or 'l2dm_lora'"):
         learn(backbone, task("my_toy"), memory=memory, **given)  # type: ignore[arg-type]
     large = replace(memory, images=torch.rand(2, 3, 128, 128))
     with pytest.raises(InputError, match="128 x 128 pixels, the lesson's 64 x 64"):
