@@ -8,7 +8,7 @@ to the cap) and without. `--family sd15` measures SD1.5's size at 512 pixels, on
 Every case runs in processes of its own, taking turns on a CPU; on a GPU, where loading takes longer
 than drawing, it draws again in one process. Time is the processor's on a CPU, which other programs
 stretch least, and the clock's on a GPU; medians. Memory is the peak of the whole process with its
-model, of tensors on a GPU.
+model, of tensors on a GPU. What was measured is kept: a command that was stopped goes on there.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,7 +29,7 @@ import torch
 from benchmarks.case_process import SEEN
 from benchmarks.checkpoints import checkpoint
 from benchmarks.child import answer_of
-from benchmarks.guidance import METHODS, PLAIN, WORK
+from benchmarks.guidance import METHODS, PLAIN
 from benchmarks.guidance_speed_case import (
     CASES,
     EXCITE,
@@ -37,11 +39,15 @@ from benchmarks.guidance_speed_case import (
     PROMPT,
     Case,
 )
+from benchmarks.kept import kept_json
 from benchmarks.machine import hardware
 from benchmarks.record import RESULTS, Recorder
 from lifelong_core.attention import map_layers
+from lifelong_core.files import content_hash
 from lifelong_core.launch.console import say
+from lifelong_core.launch.paths import CACHE
 
+WORK = CACHE / "guidance_speed"
 STEPS, ROUNDS, MEMORY_STEPS = 50, 3, 2
 NAMES = {OURS: "", EXCITE: "attend_and_excite_", EXCITE_ONCE: f"{EXCITE_ONCE}_"}
 
@@ -69,20 +75,29 @@ def main() -> None:
     )
     seconds: dict[str, list[float]] = {name: [] for name in CASES}
     memory: dict[str, list[float]] = {name: [] for name in CASES}
+    about = [options.steps, options.device, dtype, options.threads]
+    work = WORK / content_hash(shared, hardware(), options.family, about)
     with tempfile.TemporaryDirectory() as folder:
         weights = checkpoint(FAMILIES[options.family], Path(folder), getattr(torch, dtype))
         repeats = options.rounds if on_gpu else 1
-        about = (str(weights), options.steps, repeats, options.device, dtype, options.threads)
-        cases = {name: Case(name, *about) for name in CASES}
-        for _ in range(options.rounds // repeats):
+        cases = {
+            name: Case(
+                name, str(weights), options.steps, repeats, options.device, dtype, options.threads
+            )
+            for name in CASES
+        }
+        for number in range(options.rounds // repeats):
             for name, case in cases.items():
-                told = _run(case)
+                told = kept_json(work, f"{name}, round {number}", partial(_run, case))
                 seconds[name] += told["wall" if on_gpu else "cpu"]
                 if on_gpu:  # It counts tensors, whatever the system gives back.
                     memory[name].append(told["peak_mib"])
                 say(f"{name}: {median(seconds[name]):.2f} s")
         if not on_gpu:
-            memory = {name: _memory(case) for name, case in cases.items()}
+            memory = {
+                name: kept_json(work, f"memory of {name}", partial(_memory, case))
+                for name, case in cases.items()
+            }
     result: dict[str, Any] = {
         f"{NAMES[name]}{kind}_ratio": round(median(of[name]) / median(of[PLAIN]), 4)
         for name in NAMES
@@ -99,6 +114,7 @@ def main() -> None:
     }
     run = {"family": options.family, "seconds": seconds, "hardware": hardware()}
     write(recorder, options.family, result, run)
+    shutil.rmtree(work)
     say(json.dumps(result, indent=1))
 
 

@@ -27,11 +27,12 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from benchmarks.kept import kept_json
 from benchmarks.machine import hardware
 from benchmarks.made_state import made_state
 from benchmarks.memory_growth import KNOWN as BEFORE
@@ -43,7 +44,7 @@ from lifelong_core.concepts import concept_phrase, make_task
 from lifelong_core.evaluation.interval import paired_difference, rounded
 from lifelong_core.evaluation.table import read_table
 from lifelong_core.evaluation.values import values
-from lifelong_core.files import content_hash, read_json, write_json
+from lifelong_core.files import content_hash
 from lifelong_core.launch.console import say
 from lifelong_core.launch.paths import CACHE
 from lifelong_core.lesson import defaults_for
@@ -64,7 +65,6 @@ KNOWN, PICTURES = 4, 4
 ROUNDS, STEPS = 8, 3
 TABLE = RESULTS / "toys5.json"
 RAINBOW, RANDOM = "l2dm", "l2dm_random"
-Measured = TypeVar("Measured")
 
 
 def main() -> None:
@@ -127,16 +127,6 @@ def main() -> None:
         recorder.write(summary, runs)
         shutil.rmtree(work)
     say(json.dumps(summary, indent=1))
-
-
-def kept_json(folder: Path, name: str, measure: Callable[[], Measured]) -> Measured:
-    """What `measure` gives, from `folder` where it was measured before."""
-    path = folder / f"{name}.json"
-    if not path.exists():
-        write_json(path, measure())
-        say(f"Measured: {name}.")
-    found: Measured = read_json(path)
-    return found
 
 
 def selection_seconds() -> list[float]:

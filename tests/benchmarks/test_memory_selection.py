@@ -18,7 +18,6 @@ from benchmarks.memory_selection import (
     CONCEPTS,
     RAINBOW,
     RANDOM,
-    kept_json,
     rainbow_minus_random,
     selection_seconds,
     step_seconds,
@@ -110,15 +109,3 @@ def test_a_bound_holds_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
         "whole_lesson_seconds_2",
         "limited_whole_lesson_seconds_2",
     ]
-
-
-def test_what_a_stopped_command_measured_stays(tmp_path: Path) -> None:
-    measured: list[int] = []
-
-    def measure() -> dict[str, Any]:
-        measured.append(1)
-        return {"cpu_seconds": [0.25, 1.5]}
-
-    for _ in range(2):
-        assert kept_json(tmp_path / "work", "a step", measure) == {"cpu_seconds": [0.25, 1.5]}
-    assert measured == [1]
