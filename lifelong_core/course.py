@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from .backbone import NoiseSchedule
 from .picture_start import Origin
+
+if TYPE_CHECKING:
+    from diffusers import DPMSolverMultistepScheduler
 
 
 class Course:
@@ -43,6 +47,9 @@ class Course:
 
 def solver(schedule: NoiseSchedule) -> DPMSolverMultistepScheduler:
     """DPM-Solver++(2M) with Karras' noise levels for this schedule and prediction type."""
+    # Late: it takes seconds, and ComfyUI loads this file whenever it starts.
+    from diffusers import DPMSolverMultistepScheduler
+
     alphas = schedule.alphas_cumprod.double().cpu()
     before = torch.cat([alphas.new_ones(1), alphas[:-1]])
     return DPMSolverMultistepScheduler(

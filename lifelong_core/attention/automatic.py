@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,6 +21,9 @@ from .capture import attention_maps, watching
 from .layers import map_layers, map_size
 from .maps import WordMaps, fold, word_maps
 from .words import PromptPlaces
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
 
 ANCHORS = 0.02
 """Share of the cells that every concept has in any case."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from ..backbone import Backbone, Conditioning
@@ -17,7 +16,10 @@ from .guidance import OnMaps
 from .layers import map_layers, map_size
 from .maps import probabilities
 
-See = Callable[[str, Attention, Tensor, Tensor], None]
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
+
+See = Callable[[str, "Attention", Tensor, Tensor], None]
 """Called with a layer's name, the layer, its input [B, P, C] and the prompts' context [B, T, W]."""
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +24,9 @@ from ..backbone.context_layers import context_layers
 from ..errors import StateError
 from ..prompts.conditioning import NOBODYS
 from .layout import Layout, Part, spread
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
 
 CONTEXT_LAYERS = (".attn2.to_k", ".attn2.to_v")
 

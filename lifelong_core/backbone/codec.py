@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
 from ..files import content_hash
 from .identity import weights_hash
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, AutoencoderTiny
 
 
 class LatentCodec(Protocol):
@@ -45,6 +47,9 @@ class VaeCodec:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
+        # Late: it takes seconds, and ComfyUI loads this file whenever it starts.
+        from diffusers import AutoencoderTiny
+
         weight = next(self.vae.parameters())
         encoded = self.vae.encode(images.to(weight) * 2.0 - 1.0)
         if isinstance(self.vae, AutoencoderTiny):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 _SAMPLES_PER_TENSOR = 96
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from ..errors import InputError
@@ -17,7 +17,9 @@ from .context_layers import take_own_context
 from .families import DOWNSCALE, Family
 from .identity import fingerprint, weights_hash
 from .schedule import NoiseSchedule
-from .trainable_attention import attend_trainably
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 
 class Backbone:
@@ -36,6 +38,9 @@ class Backbone:
         codec: LatentCodec,
         schedule: NoiseSchedule,
     ) -> None:
+        # Late: it takes seconds, and ComfyUI loads this file whenever it starts.
+        from .trainable_attention import attend_trainably
+
         self.family = family.for_prediction(schedule.prediction_type)
         self.unet = unet.requires_grad_(False).eval()
         take_own_context(self.unet)

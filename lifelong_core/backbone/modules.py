@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..prompts.clip import ClipConfig, ClipText
 from .families import Family, family_named
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
 Shapes = Mapping[str, tuple[int, ...]]
 Fetch = Callable[[str], Tensor]
@@ -29,6 +32,9 @@ _KL = {
 
 def empty_unet(family: Family) -> UNet2DConditionModel:
     """The family's UNet on the meta device."""
+    # Late: it takes seconds, and ComfyUI loads this file whenever it starts.
+    from diffusers import UNet2DConditionModel
+
     with torch.device("meta"):
         return UNet2DConditionModel(**family.unet)
 
@@ -41,6 +47,9 @@ def empty_text(config: ClipConfig) -> ClipText:
 
 def empty_vae(family: Family) -> AutoencoderKL | AutoencoderTiny:
     """The family's VAE on the meta device."""
+    # Late: it takes seconds, and ComfyUI loads this file whenever it starts.
+    from diffusers import AutoencoderKL, AutoencoderTiny
+
     with torch.device("meta"):
         if family.tiny_vae:
             return AutoencoderTiny()

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.activations import GEGLU
-from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from ..adapters.layers import Attachment, base_forward, computes_in_fp32
+
+if TYPE_CHECKING:
+    from diffusers.models.activations import GEGLU
+    from diffusers.models.upsampling import Upsample2D
 
 
 @contextmanager
@@ -24,6 +27,10 @@ def cheaper_layers(unet: nn.Module) -> Iterator[None]:
 
     Only where the frozen weights are on a CPU and in fp32, and only layers without an adapter.
     """
+    # Late: it takes seconds, and ComfyUI loads this file whenever it starts.
+    from diffusers.models.activations import GEGLU
+    from diffusers.models.upsampling import Upsample2D
+
     layers = {
         name: module
         for name, module in unet.named_modules()

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -22,6 +22,9 @@ from .shapes import SHAPES
 from .shipped import read_weights
 from .small import SMALL, shrink
 from .styles import LINES, TEXTURES, TONES
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
 
 WIDTH = 128
 CONTEXT = 56
@@ -55,6 +58,9 @@ END = START + 1 + len(VOCABULARY)
 
 def new_clip(seed: int = 0) -> CLIP:
     """A fresh model; the global random state stays as it was."""
+    # Late: it takes seconds, and ComfyUI loads this file whenever it starts.
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
     vision = CLIPVisionCfg(layers=(2, 2, 2, 1), width=20, head_width=64, image_size=SMALL)
     text = CLIPTextCfg(context_length=CONTEXT, vocab_size=END + 1, width=WIDTH, heads=4, layers=3)
     with torch.random.fork_rng(devices=[]):
