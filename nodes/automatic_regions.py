@@ -59,7 +59,9 @@ class AutomaticRegions(io.ComfyNode):
                 LifelongStateType.Input("state", tooltip="The lessons on the prompt's concepts."),
                 io.Conditioning.Input("negative", tooltip="What is not to be in the picture."),
                 io.Latent.Input(
-                    "latent_image", tooltip="One latent image: every picture has its own regions."
+                    "latent_image",
+                    tooltip="The same latent image as at the sampler. Every picture of a batch "
+                    "gets regions of its own.",
                 ),
                 io.String.Input(
                     "prompt",
@@ -99,7 +101,11 @@ class AutomaticRegions(io.ComfyNode):
                     "positive",
                     tooltip="The prompt with plain nouns, for the sampler's positive.",
                 ),
-                io.Mask.Output("masks", tooltip="The regions' masks, in the order of the lessons."),
+                io.Mask.Output(
+                    "masks",
+                    tooltip="The regions' masks, in the order of the lessons; of a batch all masks "
+                    "of the first concept, then all of the next.",
+                ),
             ],
         )
 
@@ -122,7 +128,6 @@ class AutomaticRegions(io.ComfyNode):
         concepts: str = "",
     ) -> io.NodeOutput:
         check_latent(latent_image)
-        _check_single(latent_image)
         check_delay(delay)
         if steps < 2:
             raise InputError("Automatic regions are read between steps: set at least 2.")
@@ -152,12 +157,15 @@ class AutomaticRegions(io.ComfyNode):
         part = {"disable_noise": True, "start_step": begun, "last_step": begun + 1}
         draw(with_maps, 1.0, positive, latent, **part)
         maps, size = seen[0]
-        (masks,) = masks_of(word_maps(fold(maps[:1], [places.length]), size, [places]))
+        count = len(latent_image["samples"])
+        folded = fold(maps[:count], [places.length] * count)
+        found = masks_of(word_maps(folded, size, [places] * count))
+        masks = [torch.stack(each).cpu() for each in zip(*found, strict=True)]
         regions = tuple(
-            PlacedRegion(naming_only(prompt, own, placed), mask.cpu())
+            PlacedRegion(naming_only(prompt, own, placed), mask)
             for own, mask in zip(placed, masks, strict=True)
         )
-        return io.NodeOutput(regions, positive, torch.stack(masks).cpu())
+        return io.NodeOutput(regions, positive, torch.cat(masks))
 
 
 def _watched(model: Any) -> tuple[Any, list[tuple[Tensor, tuple[int, int]]]]:
@@ -172,12 +180,3 @@ def _watched(model: Any) -> tuple[Any, list[tuple[Tensor, tuple[int, int]]]]:
     capture = AttentionCapture(slots_of(model), on_maps)
     watched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, capture)
     return watched, seen
-
-
-def _check_single(latent: dict[str, Any]) -> None:
-    count = len(latent["samples"])
-    if count != 1:
-        raise InputError(
-            f"The latent image holds {count} pictures. Automatic regions are those of one: give "
-            "a batch of 1, and queue several runs for several pictures."
-        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
 from ..lifelong_core.attention.regions import (
@@ -18,7 +19,7 @@ from ..lifelong_core.backbone.families import DOWNSCALE
 from ..lifelong_core.state import LifelongState
 from .ksampler import check_latent, sample, sampler_inputs
 from .region_picture import region_picture
-from .regional_concept import PlacedRegion
+from .regional_concept import PlacedRegion, in_pictures
 from .regional_prompts import knowing, read_regions, without_concepts
 from .regional_sampling import Delay, add_regions
 from .types import LifelongStateType, RegionsType
@@ -131,13 +132,16 @@ class ContextControllableSampler(io.ComfyNode):
         check_mixture(alpha, softness)
         check_delay(delay)
         height, width = (DOWNSCALE * side for side in latent_image["samples"].shape[-2:])
-        placed = [region.in_picture((height, width)) for region in regions]
-        check_regions(placed, (height, width))
+        pictures = in_pictures(regions, len(latent_image["samples"]), (height, width))
+        for placed in pictures:
+            check_regions(placed, (height, width))
         model, reader = knowing(model, clip, state)
-        prompts = read_regions(reader, state, placed, softness)
-        plain = without_concepts(state, placed)
+        prompts = read_regions(reader, state, pictures, softness)
+        plain = [without_concepts(state, placed) for placed in pictures]
         before = None
-        if delay and any(one.prompt != own.prompt for one, own in zip(plain, placed, strict=True)):
+        if delay and any(
+            one.prompt != own.prompt for one, own in zip(plain[0], pictures[0], strict=True)
+        ):
             before = Delay(read_regions(reader, state, plain, softness), delay)
         latent = sample(
             add_regions(model, prompts, alpha, before),
@@ -151,4 +155,5 @@ class ContextControllableSampler(io.ComfyNode):
             latent_image,
             denoise=denoise,
         )
-        return io.NodeOutput(latent, region_picture(placed, (height, width), softness))
+        shown = [region_picture(placed, (height, width), softness) for placed in pictures]
+        return io.NodeOutput(latent, torch.cat(shown))

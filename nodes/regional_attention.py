@@ -33,7 +33,8 @@ PROJECTIONS = ("to_q", "to_k", "to_v")
 class RegionalPrompts:
     """What U regions are for one model.
 
-    masks: [H, W] each; softness: of their edges, see `cover`. contexts: their encoded prompts
+    masks: [H, W] each, for every picture, or once where all have the same; softness: of their
+    edges, see `cover`. contexts: their encoded prompts
     [L, U, tokens, width], L the number of `blocks`, or 1 where all read alike. pooled: each prompt
     as a whole, for models that are told that too. spoken: [U, tokens], 0 in the rows of prompts
     that the base model reads, 1 in those that a region's adapter does. localized: the regions whose
@@ -42,7 +43,7 @@ class RegionalPrompts:
     the UNet -> what the regions' adapters change in it. known: what `covered` has answered.
     """
 
-    masks: tuple[Tensor, ...]
+    masks: tuple[tuple[Tensor, ...], ...]
     softness: float
     contexts: Tensor
     pooled: tuple[Tensor | None, ...]
@@ -63,20 +64,24 @@ class RegionalPrompts:
         return self.contexts[list(self.blocks).index(slot) if len(self.contexts) > 1 else 0]
 
     def covered(self, size: Size, latent: Size, area: Area | None = None) -> Tensor:
-        """How much of each cell of a layer belongs to each region: [U, h, w] fp32.
+        """How much of each cell of a layer belongs to each region: [B, U, h, w] fp32, B 1 where all
+        pictures have the same regions.
 
         latent: size of the whole latents. area: the crop of them that the layer sees.
         """
         at = (size, latent, area)
         if at not in self.known:
-            self.known[at] = self._covered(*at).to(self.contexts.device)
+            found = [self._covered(masks, *at) for masks in self.masks]
+            self.known[at] = torch.stack(found).to(self.contexts.device)
         return self.known[at]
 
-    def _covered(self, size: Size, latent: Size, area: Area | None) -> Tensor:
+    def _covered(
+        self, masks: Sequence[Tensor], size: Size, latent: Size, area: Area | None
+    ) -> Tensor:
         if area is None:
-            return cover(self.masks, size, self.softness)
+            return cover(masks, size, self.softness)
         height, width, top, left = area
-        cells = cover(self.masks, latent, self.softness)
+        cells = cover(masks, latent, self.softness)
         return cover(list(cells[:, top : top + height, left : left + width]), size)
 
 
@@ -165,7 +170,9 @@ class _Pairs:
         """`whole` [rows, …] with what the pairs have, [pairs, pictures, …], in their regions."""
         mixed = whole.clone()
         for chunk, span in self.spans:
-            mixed[chunk.rows] = mix_attention(whole[chunk.rows], inside[span], covered(chunk))
+            mixed[chunk.rows] = by_picture(
+                mix_attention, whole[chunk.rows], inside[span], covered(chunk)
+            )
         return mixed
 
 
@@ -304,12 +311,12 @@ class _Pass:
         return chosen[:, None].expand(-1, self.pictures, -1, -1)
 
     def _covered(self, extra: Mapping[str, Any]) -> Callable[[_Chunk], Tensor]:
-        """A chunk -> how much of each position of this layer is its regions', [U, positions]."""
+        """A chunk -> how much of each position of this layer is its regions', [B, U, positions]."""
         height, width = extra["activations_shape"][-2:]
 
         def covered(chunk: _Chunk) -> Tensor:
             cells = self.prompts.covered((height, width), self.plan.latent, chunk.area)
-            return cells.flatten(1)[list(chunk.regions)]
+            return cells.flatten(2)[:, list(chunk.regions)]
 
         return covered
 
@@ -324,6 +331,19 @@ class _Pass:
                 *extra["activations_shape"][1:],
             ],
         }
+
+
+def by_picture(
+    mix: Callable[..., Tensor], whole: Tensor, inside: Tensor, covered: Tensor, *settings: Any
+) -> Tensor:
+    """`mix` of whole [B, …] and inside [U, B, …], where covered [B or 1, U, …] says."""
+    if len(covered) == 1:
+        return mix(whole, inside, covered[0], *settings)
+    mixed = [
+        mix(whole[number, None], inside[:, number, None], own, *settings)
+        for number, own in enumerate(covered)
+    ]
+    return torch.cat(mixed)
 
 
 def _behind(first: Tensor, second: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from comfy_api.latest import io
@@ -17,15 +18,43 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class PlacedRegion:
-    """A prompt, and its place in a picture of any size: a mask [H, W] or a box."""
+    """A prompt, and its place in pictures of any size: a mask [H, W], one for each picture
+    [B, H, W], or a box."""
 
     prompt: str
     place: Tensor | Box
 
-    def in_picture(self, size: tuple[int, int]) -> Region:
-        """The region of a picture of (height, width) pixels."""
-        mask = self.place if isinstance(self.place, Tensor) else box_mask(*self.place, size)
-        return Region(self.prompt, mask)
+    @property
+    def pictures(self) -> int | None:
+        """How many pictures there is a mask for; None when all have the same place."""
+        each = isinstance(self.place, Tensor) and self.place.ndim > 2
+        return len(self.place) if each else None
+
+    def in_picture(self, size: tuple[int, int], number: int = 0) -> Region:
+        """The region of a picture of (height, width) pixels, the `number`th of a batch."""
+        if not isinstance(self.place, Tensor):
+            return Region(self.prompt, box_mask(*self.place, size))
+        return Region(self.prompt, self.place if self.pictures is None else self.place[number])
+
+
+def in_pictures(
+    regions: Sequence[PlacedRegion], count: int, size: tuple[int, int]
+) -> list[list[Region]]:
+    """The regions of every picture of a batch of `count`; one list where all have the same.
+
+    Raises InputError for masks of another number of pictures.
+    """
+    for region in regions:
+        if region.pictures not in (None, count):
+            raise InputError(
+                f"The region {region.prompt!r} has masks for {region.pictures} pictures, but "
+                f"{count} are to be drawn: link one latent image to both nodes."
+            )
+    each = any(region.pictures for region in regions)
+    return [
+        [region.in_picture(size, number) for region in regions]
+        for number in range(count if each else 1)
+    ]
 
 
 class RegionalConcept(io.ComfyNode):

@@ -52,15 +52,18 @@ def knowing(model: Any, clip: Any, state: LifelongState) -> tuple[Any, Any]:
 
 
 def read_regions(
-    clip: Any, state: LifelongState, regions: Sequence[Region], softness: float
+    clip: Any, state: LifelongState, pictures: Sequence[Sequence[Region]], softness: float
 ) -> RegionalPrompts:
     """Each region's prompt, encoded by a CLIP of `knowing`, and the adapter of its concept.
+
+    pictures: the regions of each, which differ in their masks; one where all have the same.
 
     A prompt without a concept of the state has the base model; one with several has the mean of
     their adapters. Raises InputError for a prompt that names what neither the state nor CLIP
     knows, StateError where the adapter is not kept, or of a kind that changes more than layers
     inside a region can.
     """
+    regions = pictures[0]
     routed = [_routed(clip, state, region.prompt) for region in regions]
     changes = stacked_factors(
         [unet_changes(own, own.adapter) if own is not None else {} for own in routed]
@@ -72,7 +75,7 @@ def read_regions(
         _by_words(state, region.prompt, one) for region, one in zip(regions, found, strict=True)
     )
     return RegionalPrompts(
-        masks=tuple(region.mask for region in regions),
+        masks=tuple(tuple(region.mask for region in placed) for placed in pictures),
         softness=softness,
         contexts=_joined([_contexts(one) for one in found]),
         pooled=tuple(one.get("pooled_output") for one in found),

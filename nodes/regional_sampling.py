@@ -17,7 +17,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
 from ..lifelong_core.attention.regions import aggregate_noise, delayed_steps
-from .regional_attention import Area, Plan, RegionalAttention, RegionalPrompts
+from .regional_attention import Area, Plan, RegionalAttention, RegionalPrompts, by_picture
 from .sampler_steps import SAME
 
 KEY = "lifelong_regions"
@@ -151,7 +151,7 @@ class _Run:
         count, positive = len(conds), _index_of(known["positive"], conds)
         if positive is None:
             return executor(model, conds, x, timestep, model_options)
-        every, size = range(len(stage.prompts.masks)), (x.shape[-2], x.shape[-1])
+        every, size = range(len(stage.prompts.masks[0])), (x.shape[-2], x.shape[-1])
         # One region alone is the whole; with alpha 1 the whole is all that counts.
         alone = every if len(every) > 1 and self.alpha < 1.0 else ()
         plan = Plan(
@@ -173,7 +173,9 @@ class _Run:
         found = executor(model, [*conds, *own], x, timestep, options)
         if alone:
             covered, regional = stage.prompts.covered(size, size), torch.stack(found[count:])
-            found[positive] = aggregate_noise(found[positive], regional, covered, self.alpha)
+            found[positive] = by_picture(
+                aggregate_noise, found[positive], regional, covered, self.alpha
+            )
         return found[:count]
 
 

@@ -59,7 +59,7 @@ def check_every_concept_has_a_region_and_a_prompt_of_its_own() -> None:
     assert masks.shape == (2, 16, 16)
     assert masks.unique().tolist() == [0.0, 1.0]
     assert masks.flatten(1).any(1).all() and masks.sum(0).max() == 1
-    assert all(torch.equal(one.place, mask) for one, mask in zip(regions, masks, strict=True))
+    assert all(torch.equal(one.place[0], mask) for one, mask in zip(regions, masks, strict=True))
     assert torch.equal(positive[0][0], conditioning(base()[1], PLAIN)[0][0])
 
 
@@ -120,6 +120,18 @@ def check_the_model_stays_as_it_was() -> None:
     assert torch.equal(sampled(base()[0], positive, negative(), steps=2), before)
 
 
+def check_every_picture_of_a_batch_has_regions_of_its_own() -> None:
+    alone = [found(latent_image={**empty_latent(), "batch_index": [number]}) for number in range(3)]
+    regions, positive, masks = found(latent_image={**empty_latent(3), "batch_index": [0, 1, 2]})
+    assert masks.shape == (6, 16, 16)
+    assert distance(masks, torch.cat([one[2][k, None] for k in (0, 1) for one in alone])) < 0.05
+    assert not torch.equal(masks[0], masks[1])
+    values = {"positive": positive, "steps": STEPS}
+    together = drawn(regions, latent_image=empty_latent(3), **values)
+    assert bool(together.isfinite().all())
+    refused("InputError", "masks for 3 pictures", lambda: drawn(regions, **values))
+
+
 def check_only_asked_for_concepts_have_a_region() -> None:
     refused("InputError", "names 1 of the concepts", lambda: found(concepts="my_dog"))
     refused("InputError", "does not name the concept 'my_cow'", lambda: found(concepts="my_cow"))
@@ -130,7 +142,6 @@ def check_only_asked_for_concepts_have_a_region() -> None:
 def check_bad_input_is_refused() -> None:
     refused("InputError", "names 0 of the concepts", lambda: found(prompt=PLAIN))
     refused("InputError", "at least 2", lambda: found(steps=1))
-    refused("InputError", "a batch of 1", lambda: found(latent_image=empty_latent(2)))
     refused("InputError", "are empty", lambda: found(latent_image=empty_latent(0)))
     without = "a photo of a embedding:my_dog and a embedding:my_cat cat"
     refused("InputError", "dog", lambda: found(prompt=without))

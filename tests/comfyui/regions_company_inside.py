@@ -115,13 +115,13 @@ def check_an_area_sees_the_regions_at_their_place() -> None:
     """A region in the left half alone counts nothing in a conditioning of the right half."""
     attention = pack("nodes.regional_attention")
     read = torch.zeros(1, 1, 77, 128), (None,), torch.ones(1, 77), (False,), {}, {}
-    prompts = attention.RegionalPrompts((torch.eye(8).cumsum(1).clamp(max=1),), 0.0, *read)
+    prompts = attention.RegionalPrompts(((torch.eye(8).cumsum(1).clamp(max=1),),), 0.0, *read)
     whole = prompts.covered((8, 8), (8, 8))
     cropped = prompts.covered((4, 4), (8, 8), (4, 4, 2, 3))
-    assert torch.equal(cropped, whole[:, 2:6, 3:7])
+    assert torch.equal(cropped, whole[..., 2:6, 3:7])
     right = torch.zeros(8, 8)
     right[:, 4:] = 1
-    prompts = attention.RegionalPrompts((right,), 0.0, *read)
+    prompts = attention.RegionalPrompts(((right,),), 0.0, *read)
     assert not prompts.covered((4, 2), (8, 8), (8, 4, 0, 0)).any()
 
 

@@ -26,6 +26,7 @@ from regions_helpers import (
     noted,
     plain,
     region,
+    scene,
     small,
     two_toys,
 )
@@ -124,9 +125,9 @@ def check_words_that_were_learned_alone_are_read_alone() -> None:
     for prompt in ("embedding:my_dog dog and a cat", "a cat, a big (embedding:my_dog dog:1.3)"):
         placed = [one.in_picture((64, 64)) for one in region(prompt)]
         _, clip = prompts.knowing(*base()[:2], state)
-        read = prompts.read_regions(clip, state, placed, 0.0).contexts[0]
+        read = prompts.read_regions(clip, state, [placed], 0.0).contexts[0]
         _, clip = prompts.knowing(*base()[:2], usual)
-        other = prompts.read_regions(clip, usual, placed, 0.0).contexts[0]
+        other = prompts.read_regions(clip, usual, [placed], 0.0).contexts[0]
         with torch.inference_mode(False), torch.no_grad(), backbone(*base()) as copy:
             expected = encoding.encode_localized(
                 copy.text, [prompt], state.vectors, [dog.concept]
@@ -232,6 +233,29 @@ def check_nothing_is_left_behind_whatever_ends_it() -> None:
         assert same_weights(weights_of(base()[0]), before)
         assert torch.equal(plain(), alone)
         assert torch.equal(drawn(halves()), expected)
+
+
+def check_every_picture_of_a_batch_may_have_its_own_masks() -> None:
+    """Each is drawn as it is alone, by softness and cropped to an area, too."""
+    placed = pack("nodes.regional_concept").PlacedRegion
+    left, top = torch.zeros(64, 64), torch.zeros(64, 64)
+    left[:, :32], top[:32] = 1, 1
+    area = [[scene()[0][0], {**scene()[0][1], "area": (8, 4, 0, 2)}]]
+    for values in ({}, {"softness": 0.1, "alpha": 0.5}, {"positive": area}):
+        one = {"latent_image": {**small(), "batch_index": [0]}, **values}
+        other = {"latent_image": {**small(), "batch_index": [1]}, **values}
+        both_ = {"latent_image": {**small(2), "batch_index": [0, 1]}, **values}
+        mirrored = torch.stack([1 - left, 1 - top])
+        masks = (placed(DOG, torch.stack([left, top])), placed(CAT, mirrored))
+        first = drawn((placed(DOG, left), placed(CAT, 1 - left)), **one)
+        second = drawn((placed(DOG, top), placed(CAT, 1 - top)), **other)
+        assert distance(drawn(masks, **both_), torch.cat([first, second])) < 1e-4
+        assert distance(drawn(masks, **both_)[1:], first) > 1e-2
+    shown = both(masks, steps=1, latent_image=small(2))[1]
+    assert len(shown) == 2 and distance(shown[0], shown[1]) > 0.01
+    refused(
+        "InputError", "masks for 2 pictures, but 3", lambda: drawn(masks, latent_image=small(3))
+    )
 
 
 def check_the_regions_are_shown() -> None:
