@@ -75,17 +75,12 @@ def main() -> None:
     )
     seconds: dict[str, list[float]] = {name: [] for name in CASES}
     memory: dict[str, list[float]] = {name: [] for name in CASES}
-    about = [options.steps, options.device, dtype, options.threads]
-    work = WORK / content_hash(shared, hardware(), options.family, about)
+    repeats = options.rounds if on_gpu else 1
+    about = (options.steps, repeats, options.device, dtype, options.threads)
+    work = WORK / content_hash(shared, hardware(), options.family, list(about))
     with tempfile.TemporaryDirectory() as folder:
         weights = checkpoint(FAMILIES[options.family], Path(folder), getattr(torch, dtype))
-        repeats = options.rounds if on_gpu else 1
-        cases = {
-            name: Case(
-                name, str(weights), options.steps, repeats, options.device, dtype, options.threads
-            )
-            for name in CASES
-        }
+        cases = {name: Case(name, str(weights), *about) for name in CASES}
         for number in range(options.rounds // repeats):
             for name, case in cases.items():
                 told = kept_json(work, f"{name}, round {number}", partial(_run, case))

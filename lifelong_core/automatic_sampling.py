@@ -68,12 +68,7 @@ def generate_automatic(
     size = size or (family.default_size, family.default_size)
     check_sampling(steps, min(batch_size, count), *size)
     check_mixture(1.0, softness)
-    check_delay(delay)
-    if not 0 < delay < 1 < steps:
-        raise InputError(
-            f"Automatic regions are read between steps: delay is {delay} of {steps} steps, and "
-            "must be more than 0 of at least 2."
-        )
+    before = steps_before(delay, steps)
     state.require_backbone(backbone)
     placed = placed_concepts(state, prompt, concepts)
     scale = family.guidance if guidance is None else guidance
@@ -107,7 +102,6 @@ def generate_automatic(
         )
 
     looks, draws = sampler(slots[:1]), sampler(slots)
-    before = max(1, delayed_steps(delay, steps))
     report = Report(steps * -(-count // draws.pictures), on_progress)
 
     def draw(noise: Tensor, _rows: slice) -> Tensor:
@@ -120,6 +114,20 @@ def generate_automatic(
         backbone, draw, seed=seed, count=count, batch=draws.pictures, size=size,
         as_latents=as_latents,
     )  # fmt: skip
+
+
+def steps_before(delay: float, steps: int) -> int:
+    """How many of the steps come before the masks are read, at least one.
+
+    Raises InputError unless some come before and some after.
+    """
+    check_delay(delay)
+    if not 0 < delay < 1 < steps:
+        raise InputError(
+            f"Automatic regions are read between steps: delay is {delay} of {steps} steps, and "
+            "must be more than 0 of at least 2."
+        )
+    return max(1, delayed_steps(delay, steps))
 
 
 def early_masks(

@@ -9,11 +9,9 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..lifelong_core.attention import word_maps
 from ..lifelong_core.attention.automatic import masks_of
-from ..lifelong_core.attention.maps import fold
-from ..lifelong_core.attention.regions import DELAY, check_delay, delayed_steps
-from ..lifelong_core.automatic_sampling import naming_only, placed_concepts
+from ..lifelong_core.attention.regions import DELAY
+from ..lifelong_core.automatic_sampling import naming_only, placed_concepts, steps_before
 from ..lifelong_core.concepts import with_plain_nouns
 from ..lifelong_core.errors import InputError
 from ..lifelong_core.prompts.syntax import IDENTIFIER
@@ -128,9 +126,7 @@ class AutomaticRegions(io.ComfyNode):
         concepts: str = "",
     ) -> io.NodeOutput:
         check_latent(latent_image)
-        check_delay(delay)
-        if steps < 2:
-            raise InputError("Automatic regions are read between steps: set at least 2.")
+        begun = steps_before(delay, steps)
         tokens = [line.strip().removeprefix(IDENTIFIER) for line in concepts.splitlines()]
         placed = placed_concepts(state, prompt, [token for token in tokens if token] or None)
         if len(placed) < 2:
@@ -143,7 +139,6 @@ class AutomaticRegions(io.ComfyNode):
         pairs = [(concept.token, concept.noun) for concept in placed]
         places = noun_positions(reader, prompt, pairs, rest)
         positive = reader.encode_from_tokens_scheduled(reader.tokenize(rest))
-        begun = max(1, delayed_steps(delay, steps))
 
         def draw(model: Any, cfg: float, negative: Any, latent: Any, **part: Any) -> Any:
             return sample(
@@ -157,9 +152,7 @@ class AutomaticRegions(io.ComfyNode):
         part = {"disable_noise": True, "start_step": begun, "last_step": begun + 1}
         draw(with_maps, 1.0, positive, latent, **part)
         maps, size = seen[0]
-        count = len(latent_image["samples"])
-        folded = fold(maps[:count], [places.length] * count)
-        found = masks_of(word_maps(folded, size, [places] * count))
+        found = masks_of(maps[: len(latent_image["samples"])], size, places)
         masks = [torch.stack(each).cpu() for each in zip(*found, strict=True)]
         regions = tuple(
             PlacedRegion(naming_only(prompt, own, placed), mask)

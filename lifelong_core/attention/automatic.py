@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..backbone import Backbone
 from .capture import attention_maps, watching
 from .layers import map_layers, map_size
-from .maps import WordMaps, fold, word_maps
+from .maps import fold, word_maps
 from .words import PromptPlaces
 
 if TYPE_CHECKING:
@@ -53,9 +53,7 @@ class Sight:
         Raises InputError when the prompt is another one than that of the rows.
         """
         size = map_size(backbone.family.name, latents)
-        rows = len(self.maps[0])
-        seen = fold(torch.stack(self.maps).mean(0), [places.length] * rows)
-        return masks_of(word_maps(seen, size, [places] * rows))
+        return masks_of(torch.stack(self.maps).mean(0), size, places)
 
 
 @contextmanager
@@ -66,9 +64,11 @@ def looking(backbone: Backbone) -> Iterator[Sight]:
         yield sight
 
 
-def masks_of(words: WordMaps) -> list[list[Tensor]]:
-    """A mask [h, w] for every picture and each of its K pairs, where their words point."""
-    reach = round(GROWN * min(words.nouns[0].shape[1:]))
+def masks_of(maps: Tensor, size: tuple[int, int], places: PromptPlaces) -> list[list[Tensor]]:
+    """A mask [h, w] for every picture and each of its prompt's K pairs, where their words point:
+    raw maps [B, h * w, T]."""
+    rows, reach = len(maps), round(GROWN * min(size))
+    words = word_maps(fold(maps, [places.length] * rows), size, [places] * rows)
     return [
         list(grown(assign(_scaled(nouns) + _scaled(concepts)), reach))
         for nouns, concepts in zip(words.nouns, words.concepts, strict=True)
