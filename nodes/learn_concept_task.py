@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..lifelong_core.memory import ShortTermMemory
-from ..lifelong_core.methods import check_follows, drawing_state, learn
+from ..lifelong_core.memory import FeatureModel, ShortTermMemory
+from ..lifelong_core.methods import check_follows, drawing_state, learn, usual_features
 from ..lifelong_core.state import LifelongState
 from .bridge import model_family, training_backbone, usual_precision
 from .clip_vision import ClipVisionFeatures
@@ -92,6 +92,10 @@ class LearnConceptTask(io.ComfyNode):
         size = only("resolution", resolution) if resolution else 0
         chosen = only("method", method)
         check_follows(given, chosen)
+        if features:
+            remembering: FeatureModel | None = ClipVisionFeatures(only("features", features))
+        else:
+            remembering = usual_features(given, chosen)
         with torch.inference_mode(False):
             family = model_family(plain_model)
             usual = usual_settings(family.name, given, chosen)
@@ -113,7 +117,7 @@ class LearnConceptTask(io.ComfyNode):
                     method=chosen,
                     settings=settings,
                     memory=only("memory", memory) if memory else None,
-                    features=ClipVisionFeatures(only("features", features)) if features else None,
+                    features=remembering,
                     on_progress=ComfyProgress(),
                     preview_every=max(PREVIEW_STEPS, settings.steps // PREVIEWS),
                     workspace=workspace(),

@@ -178,7 +178,7 @@ def _advanced() -> list[io.Input]:
             advanced=True,
             default=False,
             tooltip="Also change the text encoder's attention. Closer to the pictures, but the "
-            "words around the concept may shift.",
+            "words around the concept may shift. Only with methods that learn a LoRA.",
         ),
         io.Boolean.Input(
             "mirror",
@@ -262,8 +262,8 @@ def _memory() -> list[io.Input]:
             "features",
             optional=True,
             tooltip="What the lesson's pictures are remembered by, for Rainbow Memory Bank: a "
-            "CLIP_VISION from Load CLIP Vision, the same one in all lessons. Without it methods "
-            "with 'l2dm' take the small CLIP of the demo world, which knows no photos.",
+            "CLIP_VISION from Load CLIP Vision, the same one in all lessons. Without it the small "
+            "CLIP of the demo world, which knows no photos.",
         ),
     ]
 

@@ -12,7 +12,7 @@ from .learning import (
 from .lesson_kinds import LESSON_METHODS
 from .placed import placed_state
 from .records import check_consolidates, check_follows, check_separate
-from .replaying import check_memory
+from .replaying import check_memory, usual_features
 from .table import METHODS, Method, any_prompt_state, drawing_state, newest_method, step_adapters
 
 __all__ = [
@@ -35,4 +35,5 @@ __all__ = [
     "placed_state",
     "step_adapters",
     "teach",
+    "usual_features",
 ]

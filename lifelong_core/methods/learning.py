@@ -197,14 +197,23 @@ def lesson_settings(
     method: str,
     settings: LessonSettings | None = None,
 ) -> LessonSettings:
-    """The settings that a lesson of `method` really has. InputError for an unknown method."""
+    """The settings that a lesson of `method` really has.
+
+    Raises InputError for an unknown method, and for the text encoder with one that cannot train it.
+    """
     if method not in METHODS:
         raise InputError(f"Unknown method {method!r}; choose from {', '.join(METHODS)}.")
     if settings is None:
         settings = defaults_for(backbone.family.name)
         if state is not None:
             settings = for_adapter(settings, state.adapter_spec)
-    return METHODS[method].settings(settings)
+    found = METHODS[method].settings(settings)
+    if settings.adapter.text_encoder and not found.adapter.text_encoder:
+        raise InputError(
+            f"Method {method!r} trains {found.adapter.describe()}, not the text encoder. Leave the "
+            "text encoder as it is, or choose a method that learns with a LoRA."
+        )
+    return found
 
 
 def check_lesson(

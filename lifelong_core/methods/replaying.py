@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,30 @@ from ..state import LifelongState
 from ..training import ProgressCallback
 from .lesson_kinds import LESSON_METHODS
 from .table import METHODS, Records
+
+logger = logging.getLogger(__name__)
+
+
+def usual_features(state: LifelongState | None, method: str) -> FeatureModel | None:
+    """What a lesson after `state` is remembered by unless asked otherwise: the world CLIP, so that
+    a later lesson can replay this one.
+
+    None for methods whose lessons each leave an adapter of their own, and where the lessons before
+    are remembered by another model, which a warning names. Raises ModelError when the world CLIP's
+    weights are missing, StateError for a memory that does not fit together.
+    """
+    if METHODS[method].records is not Records.WHOLE:
+        return None
+    features = world_features()
+    known = LongTermMemory.of(state) if state is not None else None
+    if known is not None and known.feature_model != features.fingerprint:
+        logger.warning(
+            "The lessons before are remembered by %s, which is not given here: this one is not "
+            "remembered, and no later lesson can replay it.",
+            known.feature_model,
+        )
+        return None
+    return features
 
 
 def lasting_memory(

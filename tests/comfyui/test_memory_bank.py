@@ -73,6 +73,13 @@ def test_a_lesson_replays_what_the_bank_recalled(
     assert lora_name(stream).startswith("t_memory-")
 
 
+def test_lessons_of_other_methods_can_be_replayed_too(comfyui_server: ComfyServer) -> None:
+    result = comfyui_server.run(two_lessons(first={"method": "ewc"}, second={}).graph)
+    state = saved(comfyui_server, result)
+    assert [record.settings["method"] for record in state.records] == ["ewc", "l2dm_lora"]
+    assert "replay" in state.records[1].metrics["terms"]
+
+
 def test_the_published_method_learns_and_is_exported(comfyui_server: ComfyServer) -> None:
     """L²DM's own adapter shifts singular values, which neither MODEL nor file holds as a LoRA."""
     workflow = two_lessons(first={"method": "l2dm"}, second={"method": "l2dm"})
@@ -123,7 +130,7 @@ def test_other_guidance_draws_other_pictures(comfyui_server: ComfyServer) -> Non
     [
         ({}, {"memory": None}, "none were given.*Rainbow Memory Bank"),
         ({}, {"method": "lora"}, "'lora' replays no pictures"),
-        ({"method": "lora"}, {}, "memory bank is empty"),
+        ({"method": "lora_merge"}, {}, "memory bank is empty"),
         ({}, {"resolution": 64}, "128 x 128 pixels, the lesson's 64 x 64"),
     ],
 )

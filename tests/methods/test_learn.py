@@ -277,6 +277,15 @@ def test_the_text_encoder_is_trained_on_request(backbone: Backbone) -> None:
     assert all(float(value.abs().sum()) > 0 for value in text)
 
 
+@pytest.mark.parametrize("method", ["l2dm", "custom_diffusion"])
+def test_methods_that_cannot_train_the_text_encoder_say_so(
+    backbone: Backbone, method: str
+) -> None:
+    settings = replace(SETTINGS, adapter=AdapterSpec(rank=2, text_encoder=True))
+    with pytest.raises(InputError, match=f"'{method}' trains .*, not the text encoder"):
+        learn(backbone, task(), method=method, settings=settings)
+
+
 def test_half_precision_weights_need_half_precision_lessons() -> None:
     half = random_backbone("demo", dtype=torch.bfloat16)
     settings = replace(SETTINGS, steps=1, prior_count=0)

@@ -15,7 +15,7 @@ from lifelong_core.errors import InputError, StateError
 from lifelong_core.lesson import LessonSettings
 from lifelong_core.memory import LongTermMemory, MemorySettings, ShortTermMemory, recall
 from lifelong_core.memory.features import NamedFeatures
-from lifelong_core.methods import METHODS, Method, learn, lesson_key, teach
+from lifelong_core.methods import METHODS, Method, learn, lesson_key, teach, usual_features
 from lifelong_core.methods.parts import continue_adapter, denoise_concept
 from lifelong_core.state import LifelongState
 from lifelong_core.training.lesson import Lesson
@@ -73,6 +73,19 @@ def test_lessons_remember_when_the_method_replays_or_it_is_asked_for(
     replayed = LongTermMemory.of(learn(backbone, task(), settings=SETTINGS, method="replayer"))
     assert replayed is not None
     assert replayed.feature_model.startswith("world_clip:")
+
+
+def test_lessons_are_remembered_by_the_world_clip_unless_asked_otherwise(
+    backbone: Backbone, first: LifelongState, caplog: pytest.LogCaptureFixture
+) -> None:
+    usual = usual_features(None, "ewc")
+    assert usual is not None and usual.fingerprint.startswith("world_clip:")
+    assert usual_features(None, "cidm") is None
+    state = learn(backbone, task(), settings=SETTINGS, features=usual)
+    assert usual_features(state, "ewc") is usual
+    assert not caplog.records
+    assert usual_features(first, "ewc") is None
+    assert "remembered by colours:1, which is not given here" in caplog.text
 
 
 def test_feature_models_that_cannot_be_used_cost_no_lesson(
