@@ -17,6 +17,10 @@ from torch import Tensor
 
 from .backbone import Conditioning, NoiseSchedule
 
+SCORE_MEANS = ("entropy_share", "highest_score", "accuracy")
+"""What a phase reports of its scores: entropy as a share of log k, highest probability, and how
+often the pictures' own concept came first."""
+
 INERT = 0.99
 """Scores with more than this share of the highest entropy hardly tell the concepts apart."""
 
@@ -104,11 +108,8 @@ class ScoreLog:
 
     def report(self, phase: str) -> dict[str, float]:
         """Means over the pictures; a warning in the log when the scores were inert."""
-        values = {
-            "entropy_share": self.entropy / self.pictures,
-            "highest_score": self.highest / self.pictures,
-            "accuracy": self.right / self.pictures,
-        }
+        sums = (self.entropy, self.highest, self.right)
+        values = {name: one / self.pictures for name, one in zip(SCORE_MEANS, sums, strict=True)}
         logger.info("Classifier scores of %s: %s", phase, values)
         if values["entropy_share"] > INERT:
             logger.warning(

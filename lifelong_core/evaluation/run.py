@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import consolidation, methods
+from ..classifier import SCORE_MEANS
 from ..consolidation import ConsolidationSettings, consolidation_defaults
 from ..files import read_json, write_json
 from ..lesson import LessonSettings, defaults_for
-from ..state import LifelongState, load_state, save_state
+from ..state import LifelongState, TaskRecord, load_state, save_state
 from .drawing import Cell, drawn_cell, pictures_of
 from .measures import measure
 from .parameters import stored_percent, trained_percent
@@ -176,6 +177,7 @@ def _finish(
         "trained_percent": lessons[-1]["trained_percent"],
         "stored_percent": stored_percent(bench.backbone, state),
         "lessons": [{key: one[key] for key in LESSON_KEYS if key in one} for one in lessons],
+        "scores": [_scores(record) for record in state.records],
         "drawing": _drawing([*cells.values(), free]),
         "measured": measure(bench, stream, cells, known, free),
         "settings": {
@@ -190,6 +192,16 @@ def _finish(
     write_sheet(run.sheet_path, run.folder, stream, final)
     write_json(run.result_path, result)
     return result
+
+
+def _scores(record: TaskRecord) -> dict[str, dict[str, float]]:
+    """Phase -> what the classifier's scores were like in it, for the phases that read them."""
+    phases = record.metrics.get("consolidation", {})
+    return {
+        name: {key: report[key] for key in SCORE_MEANS}
+        for name, report in phases.items()
+        if SCORE_MEANS[0] in report
+    }
 
 
 def _drawing(cells: Sequence[Cell]) -> dict[str, Any]:

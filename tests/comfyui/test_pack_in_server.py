@@ -81,6 +81,13 @@ def test_every_node_can_be_understood(
     page = get_bytes(f"{comfyui_server.base_url}/extensions/{FOLDER}/docs/{node}.md").decode()
     missing = [name for name in inputs if name not in page]
     assert not missing, f"the help page of {node} does not tell of {missing}"
+    labels = json.loads((ROOT / "locales/en/nodeDefs.json").read_text(encoding="utf-8"))[node]
+    unnamed = [
+        known["name"]
+        for name, known in labels.get("inputs", {}).items()
+        if known["name"].lower() != name.replace("_", " ") and known["name"] not in page
+    ]
+    assert not unnamed, f"the help page of {node} does not tell of the labels {unnamed}"
 
 
 @pytest.mark.parametrize("path", locale_files(), ids=lambda path: f"{path.parent.name}/{path.stem}")

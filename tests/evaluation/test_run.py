@@ -113,6 +113,7 @@ def test_a_run_measures_every_cell_and_leaves_pictures_and_a_result(done: Run) -
     assert result["drawing"]["pictures"] == 2 + 3 + 3 + 3
     assert [lesson["seconds"] > 0 for lesson in result["lessons"]] == [True, True]
     assert [list(lesson["phases"]) for lesson in result["lessons"]] == [["lesson"]] * 2
+    assert result["scores"] == [{}, {}]
     assert 0 < result["trained_percent"] < result["stored_percent"] < 100
     # The second lesson goes on from the first, so it is not a LoRA alone.
     assert measured["final"][1]["ia_alone"] != measured["final"][1]["ia"]
@@ -321,6 +322,13 @@ def test_the_parts_of_a_lesson_are_measured_each(
         watch(Progress(1, 2, {}, phase=name))
     expected = {"lesson": phases.Phase(7.0, 7.0), "fisher": phases.Phase(3.0, 9.0)}
     assert watch.parts == expected
+
+
+def test_what_the_classifiers_scores_were_like_is_told(backbone: Backbone, tmp_path: Path) -> None:
+    run = new_run(backbone, tmp_path, "ewc_dc+consolidation.fisher_iterations=2")
+    result = run_stream(run)
+    assert [list(one) for one in result["scores"]] == [["fisher_dc"]] * 2
+    assert 0 < result["scores"][1]["fisher_dc"]["entropy_share"] <= 1.0 + 1e-6
 
 
 def test_a_lesson_is_told_with_what_consolidated_it(backbone: Backbone, tmp_path: Path) -> None:

@@ -278,9 +278,7 @@ def test_the_text_encoder_is_trained_on_request(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize("method", ["l2dm", "custom_diffusion"])
-def test_methods_that_cannot_train_the_text_encoder_say_so(
-    backbone: Backbone, method: str
-) -> None:
+def test_methods_that_cannot_train_the_text_encoder_say_so(backbone: Backbone, method: str) -> None:
     settings = replace(SETTINGS, adapter=AdapterSpec(rank=2, text_encoder=True))
     with pytest.raises(InputError, match=f"'{method}' trains .*, not the text encoder"):
         learn(backbone, task(), method=method, settings=settings)
