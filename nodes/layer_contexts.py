@@ -120,8 +120,8 @@ class OwnContexts:
         model_options: dict[str, Any],
     ) -> Any:
         layers = {
-            cond["uuid"]: found
-            for part in conds
+            (number, cond["uuid"]): found
+            for number, part in enumerate(conds)
             for cond in part or ()
             if (found := _ready(cond, x.device)) is not None
         }
@@ -132,12 +132,12 @@ class OwnContexts:
 
 @dataclass(frozen=True, eq=False)
 class _Patch:
-    """An attn2_patch: the contexts of the rows that have their own, by the uuids of their
-    conditionings, [1, L, T, W] each.
+    """An attn2_patch: the contexts of the rows that have their own, [1, L, T, W] each, by the
+    list of conditionings and the uuid in it: two lists may share one (see `text_of`).
     """
 
     numbers: Mapping[tuple[str, int, int], int]
-    layers: Mapping[Any, Tensor]
+    layers: Mapping[tuple[int, Any], Tensor]
 
     def __call__(
         self, n: Tensor, context: Tensor, value: Tensor, extra: Mapping[str, Any]
@@ -145,11 +145,11 @@ class _Patch:
         number = self.numbers.get((*extra["block"], extra["block_index"]))
         if number is None:  # Another network that ComfyUI runs with the same options.
             return n, context, value
-        rows = context.chunk(len(extra["uuids"]))
+        places = list(zip(extra["cond_or_uncond"], extra["uuids"], strict=True))
         own = torch.cat(
             [
-                _like(self.layers[uuid][:, number], chunk) if uuid in self.layers else chunk
-                for uuid, chunk in zip(extra["uuids"], rows, strict=True)
+                _like(self.layers[place][:, number], chunk) if place in self.layers else chunk
+                for place, chunk in zip(places, context.chunk(len(places)), strict=True)
             ]
         )
         return n, own, own
@@ -172,7 +172,7 @@ def _ready(cond: dict[str, Any], device: torch.device) -> Tensor | None:
     if KEY not in cond:
         return None
     if READY not in cond:
-        found = _contexts(cond[KEY], cond["cross_attn"])
+        found = _contexts(cond[KEY], text_of(cond))
         cond[READY] = None if found is None else found.to(device)
     ready: Tensor | None = cond[READY]
     return ready
@@ -188,6 +188,16 @@ def _contexts(own: LayerContexts, context: Tensor) -> Tensor | None:
         return None
     behind = context[:, None, tokens:].expand(-1, own.layers.shape[1], -1, -1)
     return torch.cat([own.layers.to(context), behind], dim=2)
+
+
+def text_of(cond: Mapping[str, Any]) -> Tensor:
+    """The context [1, T, W] that the UNet reads for a conditioning of a run.
+
+    Not always its `cross_attn`: where the positive prompt has an area, ComfyUI puts a copy of its
+    conditioning among the negative ones, uuid and all, and exchanges no more than what is read.
+    """
+    context: Tensor = cond["model_conds"]["c_crossattn"].cond
+    return context
 
 
 @cache

@@ -130,6 +130,16 @@ def check_a_picture_is_the_librarys() -> None:
     assert distance(mean, librarys(model, clip, vae, state)) > 1e-2
 
 
+def check_a_prompt_with_an_area_leaves_the_negative_one_alone() -> None:
+    """ComfyUI answers an area with a copy of the positive conditioning among the negative ones."""
+    model, clip, _ = loaded()
+    taught, reader = pack("nodes.patching").apply_state(model, clip, layerwise_state(model))
+    positive, negative = encoded(reader, PROMPT), encoded(reader, "")
+    (whole,) = nodes.ConditioningSetArea().append(positive, 128, 128, 0, 0, 1.0)
+    plain = sampled(taught, positive, negative)
+    assert distance(sampled(taught, whole, negative), plain) < 1e-5
+
+
 def check_a_model_without_the_state_draws_with_the_mean() -> None:
     model, clip, _ = loaded()
     state = layerwise_state(model)

@@ -193,6 +193,15 @@ def outputs(model: Any, clip: Any, positive: Any, negative: str = "blurred") -> 
     return seen[0]
 
 
+def check_a_prompt_with_an_area_leaves_the_negative_one_alone() -> None:
+    """ComfyUI answers an area with a copy of the positive conditioning among the negative ones."""
+    model, clip, positive, _ = elastic(two_toys(localized=("my_dog", "my_cat")), BOTH)
+    (whole,) = nodes.ConditioningSetArea().append(positive, 128, 128, 0, 0, 1.0)
+    negative = conditioning(clip, "blurred")
+    plain = sampled(model, positive, negative)
+    assert distance(sampled(model, whole, negative), plain) < 1e-5
+
+
 def elastic(state: Any, prompt: str) -> Any:
     node = pack("nodes.elastic_concept_weights").ElasticConceptWeights
     with torch.inference_mode():
