@@ -127,7 +127,7 @@ def steps_before(delay: float, steps: int) -> int:
             f"Automatic regions are read between steps: delay is {delay} of {steps} steps, and "
             "must be more than 0 of at least 2."
         )
-    return max(1, delayed_steps(delay, steps))
+    return delayed_steps(delay, steps)
 
 
 def early_masks(

@@ -166,7 +166,7 @@ def mentions(prompt: str, token: str) -> bool:
 def without_mentions(prompt: str, tokens: Sequence[str]) -> str:
     """`prompt` in which these concept tokens are not named."""
     for token in tokens:
-        prompt = _mention(token).sub("", prompt)
+        prompt = _mention(token).sub("", _bare(prompt, token))
     return prompt
 
 
@@ -174,16 +174,27 @@ def with_plain_nouns(prompt: str, tokens: Sequence[str]) -> str:
     """`prompt` with these concepts' nouns alone.
 
     A concept may do without an article where its noun needs one: "a photo of embedding:rex dog"
-    becomes "a photo of a dog", and "a photo of a big embedding:rex dog" that of a big dog.
+    becomes "a photo of a dog", and "a photo of a big embedding:rex dog" that of a big dog. A weight
+    that is the token's alone goes with it.
     """
     for token in tokens:
-        prompt = re.sub(rf"{_mention(token).pattern}(?P<space>\s*)", _article, prompt)
+        mention = rf"{_mention(token).pattern}(?P<space>\s*)"
+        prompt = re.sub(mention, _article, _bare(prompt, token))
+    return prompt
+
+
+def _bare(prompt: str, token: str) -> str:
+    """`prompt` without weights that are of the token alone: "(embedding:rex:1.3)"."""
+    mention = _mention(token).pattern
+    weighted = rf"(?<!\\)\(\s*({mention})\s*(?::[\d.\s]*)?\)"
+    while (less := re.sub(weighted, r"\1", prompt)) != prompt:
+        prompt = less
     return prompt
 
 
 def _article(mention: re.Match[str]) -> str:
     before, after = mention.string[: mention.start()], mention.string[mention.end() :]
-    if not BARE.search(before):
+    if not BARE.search(before) or not after[:1].isalnum():
         return ""
     return ("an" if after[:1].lower() in set("aeiou") else "a") + mention["space"]
 

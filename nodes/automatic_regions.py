@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..lifelong_core.attention.automatic import masks_of
 from ..lifelong_core.attention.regions import DELAY
@@ -16,15 +15,13 @@ from ..lifelong_core.concepts import with_plain_nouns
 from ..lifelong_core.errors import InputError
 from ..lifelong_core.prompts.syntax import IDENTIFIER
 from ..lifelong_core.state import LifelongState
-from .attention_capture import AttentionCapture
+from .early_maps import KEY, EarlyMaps
 from .guidance import slots_of
 from .ksampler import check_latent, sample, sampler_inputs
 from .prompt_words import noun_positions
 from .regional_concept import PlacedRegion
 from .regional_prompts import knowing
 from .types import LifelongStateType, RegionsType
-
-KEY = "lifelong_automatic_regions"
 
 
 class AutomaticRegions(io.ComfyNode):
@@ -126,7 +123,7 @@ class AutomaticRegions(io.ComfyNode):
         concepts: str = "",
     ) -> io.NodeOutput:
         check_latent(latent_image)
-        begun = steps_before(delay, steps)
+        steps_before(delay, steps)
         tokens = [line.strip().removeprefix(IDENTIFIER) for line in concepts.splitlines()]
         placed = placed_concepts(state, prompt, [token for token in tokens if token] or None)
         if len(placed) < 2:
@@ -139,37 +136,21 @@ class AutomaticRegions(io.ComfyNode):
         pairs = [(concept.token, concept.noun) for concept in placed]
         places = noun_positions(reader, prompt, pairs, rest)
         positive = reader.encode_from_tokens_scheduled(reader.tokenize(rest))
-
-        def draw(model: Any, cfg: float, negative: Any, latent: Any, **part: Any) -> Any:
-            return sample(
-                model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent,
-                denoise=denoise, **part,
-            )  # fmt: skip
-
-        latent = draw(model, cfg, negative, latent_image, last_step=begun)
-        with_maps, seen = _watched(model)
-        # All rows are the prompt's; what this step draws counts for nothing.
-        part = {"disable_noise": True, "start_step": begun, "last_step": begun + 1}
-        draw(with_maps, 1.0, positive, latent, **part)
-        maps, size = seen[0]
-        found = masks_of(maps[: len(latent_image["samples"])], size, places)
+        early = EarlyMaps(slots_of(model), delay)
+        model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, early)
+        sample(
+            model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image,
+            denoise=denoise,
+        )  # fmt: skip
+        if early.maps is None:
+            raise InputError(
+                f"No regions were read: with denoise {denoise} and {steps} steps, {sampler_name} "
+                f"never came to the step behind a delay of {delay}."
+            )
+        found = masks_of(early.maps, early.size, places)
         masks = [torch.stack(each).cpu() for each in zip(*found, strict=True)]
         regions = tuple(
             PlacedRegion(naming_only(prompt, own, placed), mask)
             for own, mask in zip(placed, masks, strict=True)
         )
         return io.NodeOutput(regions, positive, torch.cat(masks))
-
-
-def _watched(model: Any) -> tuple[Any, list[tuple[Tensor, tuple[int, int]]]]:
-    """A clone of MODEL that gives maps [rows, positions, tokens] and their (h, w), not pictures."""
-    seen: list[tuple[Tensor, tuple[int, int]]] = []
-
-    def on_maps(maps: Tensor, size: tuple[int, int]) -> bool:
-        seen.append((maps, size))
-        return False
-
-    watched = model.clone()
-    capture = AttentionCapture(slots_of(model), on_maps)
-    watched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, capture)
-    return watched, seen

@@ -24,6 +24,7 @@ from ..lifelong_core.backbone.detect import refuse_foreign, unet_family
 from ..lifelong_core.backbone.keys import unet_diffusers_to_ldm
 from ..lifelong_core.backbone.modules import empty_unet, shapes_of
 from ..lifelong_core.errors import ModelError
+from ..lifelong_core.state import LifelongState
 from .codec import ComfyCodec
 
 ENCODERS = ("clip_l", "clip_g", "clip_h")
@@ -85,6 +86,20 @@ def base_model(model: Any) -> BaseModel:
         names = unet_diffusers_to_ldm(family.name)
         unet.load_state_dict({name: weights[names[name]] for name in shapes_of(unet)}, assign=True)
         return BaseModel(family, fingerprint(family.name, prediction_type, unet))
+
+
+def learned_on(model: Any, state: LifelongState) -> Any:
+    """The MODEL that the state was learned on: `model`, or its clone without the LoRAs and other
+    changes of weights that nodes have put on it.
+
+    Raises StateError, with both names, when it is neither.
+    """
+    bare = model.clone()
+    bare.patches = {}
+    if state.base_fingerprint == base_model(bare).fingerprint:
+        return bare
+    state.require_backbone(base_model(model))
+    return model
 
 
 def unet_matrices(model: Any) -> dict[str, Tensor]:

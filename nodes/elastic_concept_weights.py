@@ -16,7 +16,7 @@ from ..lifelong_core.prompts import row_count, tokenizer
 from ..lifelong_core.prompts.tokens import tokenize
 from ..lifelong_core.state import LifelongState
 from ..lifelong_core.word_routing import records_by_words
-from .bridge import base_model
+from .bridge import learned_on
 from .localized_encoding import WORDS
 from .patching import put_on, remove_state
 from .types import LifelongStateType
@@ -88,7 +88,7 @@ class ElasticConceptWeights(io.ComfyNode):
     def execute(
         cls, model: Any, clip: Any, state: LifelongState, prompt: str, sharpness: float
     ) -> io.NodeOutput:
-        state.require_backbone(base_model(remove_state(model)))
+        learned_on(remove_state(model), state)
         check_separate(state)
         rows = {concept.token: row_count(concept.vectors) for concept in state.concepts}
         words = tokenize(prompt, rows, tokenizer())

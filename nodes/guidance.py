@@ -199,7 +199,7 @@ class _Mover:
         cond, share = found
         with torch.inference_mode(False):
             make_grad_ready(guider.inner_model.diffusion_model)
-            branch = _branch(guider, cond, timestep, model_options, self.guidance.slots)
+            branch = branch_of(guider, cond, timestep, model_options, self.guidance.slots)
             if not guided:
                 self._watch(x, branch, cond)
                 return None
@@ -251,7 +251,7 @@ class _Mover:
         return None
 
 
-def _branch(
+def branch_of(
     guider: Any,
     cond: Conditioning,
     timestep: Tensor,

@@ -25,7 +25,7 @@ from ..lifelong_core.sharing.lora import lora_state_dict
 from ..lifelong_core.sharing.naming import UNET, text_prefixes
 from ..lifelong_core.state import LifelongState
 from .attention_capture import Slot
-from .bridge import base_model
+from .bridge import learned_on
 from .layer_contexts import KEY, add_layers
 from .localized_encoding import WORDS, add_localized
 from .patching import remove_state, with_concepts
@@ -37,14 +37,10 @@ from .unet_changes import unet_changes
 def knowing(model: Any, clip: Any, state: LifelongState) -> tuple[Any, Any]:
     """Clones of MODEL and CLIP that read the state's words and draw without its adapters.
 
-    Raises StateError, with both names, unless the state was learned on MODEL, LoRAs of other
-    nodes put on later left out.
+    Raises what `learned_on` raises.
     """
     model, clip = remove_state(model).clone(), remove_state(clip).clone()
-    bare = model.clone()
-    bare.patches = {}
-    if state.base_fingerprint != base_model(bare).fingerprint:
-        state.require_backbone(base_model(model))
+    learned_on(model, state)
     clip.tokenizer = with_concepts(clip.tokenizer, state)
     add_layers(model, clip, state)
     add_localized(clip, state)

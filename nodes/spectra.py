@@ -13,12 +13,12 @@ from ..lifelong_core.adapters.spectrum import (
     load_spectrum,
 )
 from ..lifelong_core.state import LifelongState
-from .bridge import unet_matrices
+from .bridge import learned_on, unet_matrices
 from .folders import workspace
 
 
 def spectrum_for(state: LifelongState, model: Any) -> Spectrum | None:
-    """What `state` needs to be put on MODEL, its base model; None for most kinds of adapters.
+    """What `state` needs to be put on MODEL, see `learned_on`; None for most kinds of adapters.
 
     Found where a lesson left it; otherwise MODEL's weights are decomposed now, which takes minutes
     on a CPU, and kept for the next time.
@@ -28,7 +28,7 @@ def spectrum_for(state: LifelongState, model: Any) -> Spectrum | None:
 
     def make() -> Spectrum:
         with torch.inference_mode():
-            return decompose(unet_matrices(model))
+            return decompose(unet_matrices(learned_on(model, state)))
 
     return kept_spectrum(state.base_fingerprint, workspace(), make)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from comfy_api.latest import io, ui
@@ -10,7 +11,7 @@ from ..lifelong_core.errors import FileError
 from ..lifelong_core.files import file_hash
 from ..lifelong_core.sharing.naming import check_file_name
 from ..lifelong_core.state import LifelongState, load_state, save_state
-from .bridge import base_model
+from .bridge import learned_on
 from .folders import new_state_path, saved_states, state_files, state_path
 from .patching import apply_state, remove_state
 from .types import LifelongStateType
@@ -79,8 +80,9 @@ class LoadLifelongState(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file: str | None) -> str:
-        return file_hash(state_path(file)) if file else ""  # None when the name is linked.
+    def fingerprint_inputs(cls, file: str | None) -> str | float:
+        # None when the name is linked: NaN is unlike itself, so the file is read anew.
+        return file_hash(state_path(file)) if file else math.nan
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
@@ -120,7 +122,7 @@ class ApplyLifelongState(io.ComfyNode):
     def execute(
         cls, model: io.Model.Type, clip: io.Clip.Type, state: LifelongState
     ) -> io.NodeOutput:
-        state.require_backbone(base_model(remove_state(model)))
+        learned_on(remove_state(model), state)
         return io.NodeOutput(*apply_state(model, clip, state))
 
 

@@ -139,6 +139,10 @@ def test_a_concept_keeps_its_vectors_to_itself() -> None:
         ("a photo of a embedding:rex dog", "a photo of a dog"),
         ("my big embedding:rex dog", "my big dog"),
         ("a photo of embedding:rexy dog", "a photo of embedding:rexy dog"),
+        ("a photo of a (embedding:rex:1.3) dog", "a photo of a dog"),
+        ("((embedding:rex)) dog, embedding:ann", "a dog, "),
+        ("a (embedding:rex dog:1.3)", "a (dog:1.3)"),
+        ("(embedding:rexy:1.3) dog", "(embedding:rexy:1.3) dog"),
     ],
 )
 def test_plain_nouns_have_an_article_where_they_need_one(prompt: str, plain: str) -> None:

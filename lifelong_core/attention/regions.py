@@ -121,8 +121,9 @@ def check_delay(delay: float) -> None:
 
 
 def delayed_steps(delay: float, steps: int) -> int:
-    """How many of all `steps` come before what was learned; at least one is left."""
-    return min(round(delay * steps), steps - 1)
+    """How many of all `steps` come before what was learned: with a delay at least one, and at
+    least one is left."""
+    return min(max(round(delay * steps), int(delay > 0)), steps - 1)
 
 
 def cover(masks: Sequence[Tensor], size: tuple[int, int], softness: float = 0.0) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from ..errors import InputError
 from ..prompts import TokenizedPrompt, TokenVector, tokenizer
@@ -56,9 +58,10 @@ def find_pairs(tokens: Sequence[PromptToken], pairs: Sequence[Pair]) -> PromptPl
     """Find every pair in a prompt.
 
     A concept's places are all of its vectors, in every mention, with or without "embedding:"
-    before its name; a word that no vector is called by is looked for as plain text. Its noun is
-    the first one behind the concept that no other pair has, or the first free one anywhere: two
-    dogs with a concept each have a noun each. Nouns may have several words and any case.
+    before its name; a word that no vector is called by is looked for as plain text. Concept and
+    noun are those that no other pair has and that stand closest, the noun behind the concept, or
+    else the first free ones: two dogs with a concept each have a noun each, and a dog without
+    concept has what is left. Nouns may have several words and any case.
 
     Raises InputError, listing what the prompt holds, when a concept or a noun is not in it, when
     fewer nouns are there than pairs ask for, or when `pairs` is empty.
@@ -67,17 +70,17 @@ def find_pairs(tokens: Sequence[PromptToken], pairs: Sequence[Pair]) -> PromptPl
         raise InputError("There is nothing to guide: give at least one pair of concept and noun.")
     plain = _content(tokens)
     taken: set[int] = set()
-    found = []
-    for concept, noun in pairs:
-        at = _concept_places(plain, concept, taken) if concept else ()
+    found: dict[int, WordPlaces] = {}
+    for number in sorted(range(len(pairs)), key=lambda one: pairs[one][0] is None):
+        concept, noun = pairs[number]
+        concepts = _concept_places(plain, concept, taken) if concept else [()]
         nouns = [place for place in _text_places(plain, noun) if taken.isdisjoint(place)]
         if not nouns:
             raise InputError(_missing("noun", noun, plain, bool(_text_places(plain, noun))))
-        behind = [place for place in nouns if at and place[0] > at[0]]
-        place = (behind or nouns)[0]
+        at, place = min(product(concepts, nouns), key=lambda both: _distance(*both))
         taken.update(at, place)
-        found.append(WordPlaces(at, place))
-    return PromptPlaces(tuple(found), len(tokens))
+        found[number] = WordPlaces(at, place)
+    return PromptPlaces(tuple(found[number] for number in range(len(pairs))), len(tokens))
 
 
 def noun_places(
@@ -105,14 +108,20 @@ def _content(tokens: Sequence[PromptToken]) -> Content:
     return [(at, item) for at, item in enumerate(tokens) if item not in (None, BOS, EOS)]
 
 
-def _concept_places(content: Content, concept: str, taken: set[int]) -> tuple[int, ...]:
+def _distance(concept: tuple[int, ...], noun: tuple[int, ...]) -> float:
+    """How far the noun stands behind the concept; infinite where it does not."""
+    return min((noun[0] - at for at in concept if at < noun[0]), default=math.inf)
+
+
+def _concept_places(content: Content, concept: str, taken: set[int]) -> list[tuple[int, ...]]:
+    """The free places of a concept: one with all of its vectors, or each of its word."""
     name = concept.removeprefix(IDENTIFIER)
     vectors = tuple(at for at, item in content if item == name)
     words = [] if concept.startswith(IDENTIFIER) else _text_places(content, concept)
     places = [place for place in ([vectors] if vectors else words) if taken.isdisjoint(place)]
     if not places:
         raise InputError(_missing("concept", name, content, bool(vectors or words)))
-    return places[0]
+    return places
 
 
 def _text_places(content: Content, text: str) -> list[tuple[int, ...]]:

@@ -223,7 +223,10 @@ def test_a_concept_outside_all_regions_is_there_from_the_first_step(
     )
 
 
-@pytest.mark.parametrize(("delay", "steps", "before"), [(0.0, 9, 0), (0.3, 20, 6), (0.99, 4, 3)])
+@pytest.mark.parametrize(
+    ("delay", "steps", "before"),
+    [(0.0, 9, 0), (0.05, 9, 1), (0.3, 20, 6), (0.99, 4, 3), (0.3, 1, 0)],
+)
 def test_some_steps_are_left_for_what_was_learned(delay: float, steps: int, before: int) -> None:
     assert delayed_steps(delay, steps) == before
 

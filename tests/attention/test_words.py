@@ -59,6 +59,16 @@ def test_a_repeated_colour_goes_round() -> None:
     assert found.pairs == (WordPlaces((2,), (3,)), WordPlaces((6,), (7,)))
 
 
+def test_the_order_of_the_pairs_does_not_matter() -> None:
+    tokens = _tokens("a red car and a red dog")
+    assert find_pairs(tokens, [("red", "dog")]).pairs == (WordPlaces((6,), (7,)),)
+    both = find_pairs(tokens, [("red", "dog"), ("red", "car")])
+    assert both.pairs == (WordPlaces((6,), (7,)), WordPlaces((2,), (3,)))
+    tokens = _tokens("a embedding:v-dog-1 dog and a dog")
+    plain = find_pairs(tokens, [(None, "dog"), ("v-dog-1", "dog")])
+    assert plain.pairs == (WordPlaces((), (6,)), WordPlaces((2,), (3,)))
+
+
 def test_the_second_chunk_counts_from_77() -> None:
     filler = ", ".join(["sun"] * 40)
     tokens = _tokens(f"{filler}, embedding:v-cat-2 cat")

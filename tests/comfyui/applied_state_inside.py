@@ -52,6 +52,17 @@ def check_a_lora_added_after_a_state_stays() -> None:
     assert torch.equal(output(patching.remove_state(styled)), output(foreign_lora(model)))
 
 
+def check_a_state_goes_on_a_model_with_another_nodes_lora() -> None:
+    model, clip, _ = loaded()
+    state = some_state(pack("nodes.bridge").base_model(model).fingerprint)
+    execute = pack("nodes.state_nodes").ApplyLifelongState.execute
+    styled = foreign_lora(model)
+    taught = execute(styled, clip, state).result[0]
+    assert torch.equal(output(taught), output(foreign_lora(execute(model, clip, state).result[0])))
+    elastic = pack("nodes.elastic_concept_weights").ElasticConceptWeights
+    assert elastic.execute(styled, clip, state, "a embedding:my_dog dog", 4.0).result
+
+
 def check_states_that_do_not_fit_are_refused() -> None:
     model, clip, _ = loaded()
     patching = pack("nodes.patching")

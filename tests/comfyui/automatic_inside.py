@@ -7,11 +7,12 @@ from typing import Any
 
 from guidance_helpers import conditioning, distance, empty_latent, sampled
 from inside import backbone, pack, refused, torch
-from regions_helpers import base, drawn, negative, noted, two_toys
+from regions_helpers import base, drawn, negative, two_toys
 
 # What follows can be imported once inside.py has set ComfyUI up.
 # isort: split
 import comfy.samplers
+from comfy.patcher_extension import WrappersMP
 
 PROMPT = "a photo of a embedding:my_dog dog and a embedding:my_cat cat on the beach"
 PLAIN = "a photo of a dog and a cat on the beach"
@@ -23,6 +24,9 @@ SAMPLERS = (
     "dpm_2_ancestral",
     "dpmpp_2s_ancestral",
     "dpmpp_sde",
+    "dpmpp_3m_sde",
+    "dpm_fast",
+    "dpm_adaptive",
     "lms",
     "uni_pc",
     "ddim",
@@ -63,14 +67,32 @@ def check_every_concept_has_a_region_and_a_prompt_of_its_own() -> None:
     assert torch.equal(positive[0][0], conditioning(base()[1], PLAIN)[0][0])
 
 
+def watched() -> tuple[Any, list[tuple[float, torch.Tensor]]]:
+    """A clone of MODEL, and timestep and latents of every call of its UNet."""
+    model, seen = base()[0].clone(), []
+
+    def see(executor: Any, x: Any, timesteps: Any, *args: Any, **options: Any) -> Any:
+        seen.append((float(timesteps[0]), x[:1].clone()))
+        return executor(x, timesteps, *args, **options)
+
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "watch", see)
+    return model, seen
+
+
 def check_they_are_read_where_the_plain_picture_is_after_the_delay() -> None:
-    with noted() as plain:
-        sampled(base()[0], conditioning(base()[1], PLAIN), negative(), steps=STEPS)
-    with noted() as seen:
-        found()
-    assert [sigma for _, sigma, _ in seen] == [sigma for _, sigma, _ in plain[: BEGUN + 1]]
-    for (x, *_), (expected, *_) in zip(seen, plain, strict=False):
-        assert distance(x, expected) < 1e-5
+    """Whatever the sampler: also where its noise or its steps depend on the whole schedule."""
+    assert set(SAMPLERS) <= set(comfy.samplers.KSampler.SAMPLERS)
+    for name in SAMPLERS:
+        model, plain = watched()
+        positive = conditioning(base()[1], PLAIN)
+        sampled(model, positive, negative(), steps=STEPS, sampler=name)
+        model, seen = watched()
+        masks = found(model=model, sampler_name=name)[2]
+        assert masks.flatten(1).any(1).all(), name
+        assert len(seen) <= len(plain), name
+        for (t, x), (time, expected) in zip(seen, plain, strict=False):
+            assert t == time, name
+            assert distance(x, expected) < 1e-5, name
 
 
 def check_masks_are_the_librarys() -> None:
@@ -79,10 +101,9 @@ def check_masks_are_the_librarys() -> None:
         pack("lifelong_core.attention.automatic"),
         pack("lifelong_core.attention.words"),
     )
-    with noted() as seen:
-        masks = found()[2]
-    x, sigma, _ = seen[-1]
-    sampling, state = base()[0].get_model_object("model_sampling"), two_toys()
+    model, seen = watched()
+    masks = found(model=model)[2]
+    (t, z), state = seen[-1], two_toys()
     with torch.inference_mode(False), torch.no_grad(), backbone(*base()) as copy:
         context = copy.text.encode([PLAIN]).context
         places = words.noun_places(
@@ -90,18 +111,10 @@ def check_masks_are_the_librarys() -> None:
             [("my_dog", "dog"), ("my_cat", "cat")],
             words.prompt_tokens(copy.text.tokenize(PLAIN)),
         )
-        z, t = x.clone() / (sigma**2 + 1) ** 0.5, sampling.timestep(torch.tensor(sigma))
         with automatic.looking(copy) as sight:
-            copy.unet(z, t, encoder_hidden_states=context)
+            copy.unet(z.clone(), torch.tensor(t), encoder_hidden_states=context)
         (expected,) = sight.masks(copy, (16, 16), places)
     assert (masks != torch.stack(expected)).float().mean() < 0.02
-
-
-def check_samplers_of_all_kinds_find_them() -> None:
-    assert set(SAMPLERS) <= set(comfy.samplers.KSampler.SAMPLERS)
-    for name in SAMPLERS:
-        masks = found(sampler_name=name)[2]
-        assert masks.flatten(1).any(1).all(), name
 
 
 def check_the_sampler_draws_them() -> None:
@@ -142,6 +155,7 @@ def check_only_asked_for_concepts_have_a_region() -> None:
 def check_bad_input_is_refused() -> None:
     refused("InputError", "names 0 of the concepts", lambda: found(prompt=PLAIN))
     refused("InputError", "at least 2", lambda: found(steps=1))
+    refused("InputError", "No regions were read", lambda: found(denoise=0.0))
     refused("InputError", "are empty", lambda: found(latent_image=empty_latent(0)))
     without = "a photo of a embedding:my_dog and a embedding:my_cat cat"
     refused("InputError", "dog", lambda: found(prompt=without))
