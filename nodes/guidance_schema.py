@@ -46,7 +46,7 @@ def threshold_input() -> io.Input:
         "threshold",
         default=DEFAULTS.threshold,
         min=0.0,
-        max=1.0,
+        max=0.95,
         step=0.05,
         tooltip="How much of its highest value a noun's map must have at a place for the place to "
         "belong to the noun. Higher: smaller, surer regions. Counts for the orthogonal strength.",

@@ -72,7 +72,7 @@ class LocalizedEncoding:
     """`encode_token_weights` of ComfyUI's text encoders with concepts in their own words alone.
 
     Prompts are encoded as they are where they name none, or name one twice in a chunk or without
-    its noun behind it. padding: each encoder's, of its `tokens`.
+    its noun behind it, and where encoders get texts with the concepts at different places. padding: each encoder's, of its `tokens`.
     """
 
     def __init__(
@@ -92,21 +92,23 @@ class LocalizedEncoding:
 
     def __call__(self, tokens: Mapping[str, Sequence[Chunk]]) -> tuple[Any, ...]:
         """As ComfyUI's."""
-        (first, *_) = tokens.values()
-        owners = [self._owners(chunk) for chunk in first]
-        places = [self._places(*both) for both in zip(first, owners, strict=True)]
-        found = [one for one in places if one is not None]
-        if len(found) < len(places) or not any(found):
+        owned = {
+            encoder: [(chunk, self._owners(chunk)) for chunk in chunks]
+            for encoder, chunks in tokens.items()
+        }
+        each = [[self._places(*both) for both in chunks] for chunks in owned.values()]
+        found = [one for one in each[0] if one is not None]
+        if not any(found) or any(places != found for places in each):
             return tuple(self.encode(tokens))
         read = {
             encoder: [
                 reading
-                for chunk, whose, one in zip(chunks, owners, found, strict=True)
+                for (chunk, whose), one in zip(chunks, found, strict=True)
                 for reading in readings(
                     chunk, whose, one, (self.padding[encoder], 1.0, *chunk[-1][2:])
                 )
             ]
-            for encoder, chunks in tokens.items()
+            for encoder, chunks in owned.items()
         }
         encoded, pooled, *extra = self.encode(read)
         options = dict(extra[0]) if extra else {}

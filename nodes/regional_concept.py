@@ -129,7 +129,7 @@ def checked_box(box: Box, prompt: str) -> Box:
 
 
 def single_mask(mask: Tensor, prompt: str) -> Tensor:
-    """[H, W] of a MASK of one picture. Raises InputError for several pictures, and where nothing
+    """[H, W] of a MASK of one picture, where boxes' masks are. Raises InputError for several pictures, and where nothing
     is white."""
     owner = f"The mask of the region {prompt!r}"
     if mask.ndim > 2 and mask.numel() != mask.shape[-1] * mask.shape[-2]:
@@ -137,7 +137,7 @@ def single_mask(mask: Tensor, prompt: str) -> Tensor:
             f"{owner} holds {mask.numel() // (mask.shape[-1] * mask.shape[-2])} masks, shape "
             f"{list(mask.shape)}; a region has one. Use a Regional Concept for each of them."
         )
-    drawn = mask.reshape(mask.shape[-2:]).float()
+    drawn = mask.reshape(mask.shape[-2:]).float().cpu()
     if not drawn.any():
         raise InputError(f"{owner} is empty: paint at least one pixel of it white.")
     return drawn

@@ -41,9 +41,10 @@ class GuidanceSettings:
             value = getattr(self, field.name)
             if not math.isfinite(value) or value < 0:
                 raise InputError(f"{field.name} must be a number from 0; it is {value}.")
-        for name in ("guided_fraction", "threshold"):
-            if getattr(self, name) > 1:
-                raise InputError(f"{name} is a share from 0 to 1; it is {getattr(self, name)}.")
+        if self.guided_fraction > 1:
+            raise InputError(f"guided_fraction is a share up to 1; it is {self.guided_fraction}.")
+        if self.threshold >= 1:  # Nothing is above the highest value.
+            raise InputError(f"threshold is a share of less than 1; it is {self.threshold}.")
 
     @property
     def active(self) -> bool:

@@ -226,6 +226,7 @@ def test_places_that_do_not_fit_are_refused() -> None:
     for make in (
         lambda: GuidanceSettings(caa=-1),
         lambda: GuidanceSettings(guided_fraction=1.5),
+        lambda: GuidanceSettings(threshold=1.0),
         lambda: GuidanceSettings(oaa=math.nan),
     ):
         with pytest.raises(InputError):

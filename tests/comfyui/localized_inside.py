@@ -117,6 +117,12 @@ def check_each_encoder_has_its_own_padding() -> None:
         assert all(chunk[-1] == (pad, 1.0) for chunk in (plain, *named)), encoder
         vectors = [sum(torch.is_tensor(one[0]) for one in chunk) for chunk in (plain, *named)]
         assert vectors == [0, 2, 2], encoder
+    # Another text for one of the encoders, or a longer one: both are read as they are.
+    words = [one for one in second if not torch.is_tensor(one[0])]
+    elsewhere = [second[0], *words[1:5], *second[1:73]]
+    for other in ([elsewhere], [[*words, *[(0, 1.0)] * 77][:77]], [second, second]):
+        encoding(encode, concepts, {"l": EOS, "g": 0})({"l": [first], "g": other})
+        assert seen[-1]["l"] == [first] and seen[-1]["g"] == other
 
 
 def check_other_prompts_are_read_as_ever() -> None:
