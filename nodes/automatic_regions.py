@@ -150,7 +150,7 @@ class AutomaticRegions(io.ComfyNode):
         found = masks_of(early.maps, early.size, places)
         masks = [torch.stack(each).cpu() for each in zip(*found, strict=True)]
         regions = tuple(
-            PlacedRegion(naming_only(prompt, own, placed), mask)
+            PlacedRegion(naming_only(prompt, own, placed), mask, own.phrase)
             for own, mask in zip(placed, masks, strict=True)
         )
         return io.NodeOutput(regions, positive, torch.cat(masks))

@@ -72,7 +72,8 @@ class LocalizedEncoding:
     """`encode_token_weights` of ComfyUI's text encoders with concepts in their own words alone.
 
     Prompts are encoded as they are where they name none, or name one twice in a chunk or without
-    its noun behind it, and where encoders get texts with the concepts at different places. padding: each encoder's, of its `tokens`.
+    its noun behind it, and where encoders get texts with the concepts at different places.
+    padding: each encoder's, of its `tokens`.
     """
 
     def __init__(

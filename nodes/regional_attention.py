@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..lifelong_core.adapters.stacked import Stacked
 from ..lifelong_core.attention.regions import cover, mix_attention
+from ..lifelong_core.errors import InputError
 from .attention_capture import Slot, patch_at
 
 Area = tuple[int, int, int, int]
@@ -294,6 +295,13 @@ class _Pass:
         change = self.prompts.changes.get(f"{layer.name}.{name}")
         if change is None:
             return answer
+        height, width = extra["activations_shape"][-2:]
+        if x.shape[:2] != (len(self.indices) * self.pictures, height * width):
+            raise InputError(
+                f"Regions whose concepts changed {layer.name}.{name} need all of its positions, "
+                "but a node on this MODEL merges or tiles them (Token Merging, HyperTile). Take "
+                "that node out, or use lessons whose layers are key and value of cross-attention."
+            )
         inside = _plus(change, self.pairs, self.pairs.of(x), self.pairs.of(answer))
         return self.pairs.mixed(answer, inside, self._covered(extra))
 

@@ -16,13 +16,24 @@ Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in shares of the picture's width and height."""
 
 
+@dataclass(frozen=True)
+class DrawnRegion(Region):
+    """A region of a picture. concepts: a text that names those whose adapters draw it."""
+
+    concepts: str
+
+
 @dataclass(frozen=True, eq=False)
 class PlacedRegion:
     """A prompt, and its place in pictures of any size: a mask [H, W], one for each picture
-    [B, H, W], or a box."""
+    [B, H, W], or a box.
+
+    concepts: a text that names those whose adapters draw it, by default the prompt.
+    """
 
     prompt: str
     place: Tensor | Box
+    concepts: str | None = None
 
     @property
     def pictures(self) -> int | None:
@@ -30,16 +41,19 @@ class PlacedRegion:
         each = isinstance(self.place, Tensor) and self.place.ndim > 2
         return len(self.place) if each else None
 
-    def in_picture(self, size: tuple[int, int], number: int = 0) -> Region:
+    def in_picture(self, size: tuple[int, int], number: int = 0) -> DrawnRegion:
         """The region of a picture of (height, width) pixels, the `number`th of a batch."""
         if not isinstance(self.place, Tensor):
-            return Region(self.prompt, box_mask(*self.place, size))
-        return Region(self.prompt, self.place if self.pictures is None else self.place[number])
+            mask = box_mask(*self.place, size)
+        else:
+            mask = self.place if self.pictures is None else self.place[number]
+        named = self.prompt if self.concepts is None else self.concepts
+        return DrawnRegion(self.prompt, mask, named)
 
 
 def in_pictures(
     regions: Sequence[PlacedRegion], count: int, size: tuple[int, int]
-) -> list[list[Region]]:
+) -> list[list[DrawnRegion]]:
     """The regions of every picture of a batch of `count`; one list where all have the same.
 
     Raises InputError for masks of another number of pictures.
@@ -129,8 +143,8 @@ def checked_box(box: Box, prompt: str) -> Box:
 
 
 def single_mask(mask: Tensor, prompt: str) -> Tensor:
-    """[H, W] of a MASK of one picture, where boxes' masks are. Raises InputError for several pictures, and where nothing
-    is white."""
+    """[H, W] of a MASK of one picture, where boxes' masks are. Raises InputError for several
+    pictures, and where nothing is white."""
     owner = f"The mask of the region {prompt!r}"
     if mask.ndim > 2 and mask.numel() != mask.shape[-1] * mask.shape[-2]:
         raise InputError(

@@ -13,13 +13,11 @@ from torch import Tensor
 
 from ..lifelong_core.adapters.stacked import stacked_factors
 from ..lifelong_core.attention.layers import context_blocks
-from ..lifelong_core.attention.regions import Region
 from ..lifelong_core.backbone.context_layers import QUERY, family_context_layers
 from ..lifelong_core.backbone.keys import unet_diffusers_to_ldm
 from ..lifelong_core.concepts import mentions, with_plain_nouns
 from ..lifelong_core.errors import InputError
 from ..lifelong_core.methods import placed_state
-from ..lifelong_core.prompts.conditioning import NOBODYS
 from ..lifelong_core.prompts.syntax import IDENTIFIER
 from ..lifelong_core.sharing.lora import lora_state_dict
 from ..lifelong_core.sharing.naming import UNET, text_prefixes
@@ -31,6 +29,7 @@ from .localized_encoding import WORDS, add_localized
 from .patching import remove_state, with_concepts
 from .prompt_words import looked_up
 from .regional_attention import RegionalPrompts
+from .regional_concept import DrawnRegion
 from .unet_changes import unet_changes
 
 
@@ -48,50 +47,52 @@ def knowing(model: Any, clip: Any, state: LifelongState) -> tuple[Any, Any]:
 
 
 def read_regions(
-    clip: Any, state: LifelongState, pictures: Sequence[Sequence[Region]], softness: float
+    clip: Any, state: LifelongState, pictures: Sequence[Sequence[DrawnRegion]], softness: float
 ) -> RegionalPrompts:
     """Each region's prompt, encoded by a CLIP of `knowing`, and the adapter of its concept.
 
     pictures: the regions of each, which differ in their masks; one where all have the same.
 
-    A prompt without a concept of the state has the base model; one with several has the mean of
+    A region without a concept of the state has the base model; one with several has the mean of
     their adapters. Raises InputError for a prompt that names what neither the state nor CLIP
     knows, StateError where the adapter is not kept, or of a kind that changes more than layers
     inside a region can.
     """
     regions = pictures[0]
-    routed = [_routed(clip, state, region.prompt) for region in regions]
+    for region in regions:
+        _require_known(clip, state, region.prompt)
+    routed = [placed_state(state, region.concepts) for region in regions]
     changes = stacked_factors(
         [unet_changes(own, own.adapter) if own is not None else {} for own in routed]
     )
     found = [
         _encoded(clip, own, region.prompt) for own, region in zip(routed, regions, strict=True)
     ]
-    localized = tuple(
-        _by_words(state, region.prompt, one) for region, one in zip(regions, found, strict=True)
-    )
+    own = [_named(state, region.concepts) for region in regions]
+    localized = tuple(_by_words(*both) for both in zip(own, found, strict=True))
     return RegionalPrompts(
         masks=tuple(tuple(region.mask for region in placed) for placed in pictures),
         softness=softness,
         contexts=_joined([_contexts(one) for one in found]),
         pooled=tuple(one.get("pooled_output") for one in found),
-        spoken=_joined([_spoken(*one) for one in zip(found, localized, strict=True)])[0, ..., 0],
+        spoken=_joined([_spoken(*both) for both in zip(own, found, strict=True)])[0, ..., 0],
         localized=localized,
         blocks=_blocks(state.family),
         changes=changes,
     )
 
 
-def without_concepts(state: LifelongState, regions: Sequence[Region]) -> list[Region]:
-    """The regions with their concepts' plain nouns."""
-    tokens = [concept.token for concept in state.concepts]
-    return [replace(one, prompt=with_plain_nouns(one.prompt, tokens)) for one in regions]
+def without_concepts(state: LifelongState, regions: Sequence[DrawnRegion]) -> list[DrawnRegion]:
+    """The regions with the plain nouns of the concepts that draw them, and the base model."""
+    return [
+        replace(one, prompt=with_plain_nouns(one.prompt, _named(state, one.concepts)), concepts="")
+        for one in regions
+    ]
 
 
-def _routed(clip: Any, state: LifelongState, prompt: str) -> LifelongState | None:
-    """The state whose adapter draws a region's prompt; None for the base model."""
-    _require_known(clip, state, prompt)
-    return placed_state(state, prompt)
+def _named(state: LifelongState, text: str) -> list[str]:
+    """The tokens of the state's concepts that a text names."""
+    return [concept.token for concept in state.concepts if mentions(text, concept.token)]
 
 
 def _require_known(clip: Any, state: LifelongState, prompt: str) -> None:
@@ -123,17 +124,18 @@ def _contexts(found: Mapping[str, Any]) -> Tensor:
     return found["cond"][None] if layers is None else layers.layers.transpose(0, 1)
 
 
-def _by_words(state: LifelongState, prompt: str, found: Mapping[str, Any]) -> bool:
-    """Whether a region's adapter is heard in its concepts' own words alone."""
-    named = {one.token for one in state.concepts if mentions(prompt, one.token)}
-    return WORDS in found and named <= set(found[WORDS].tokens)
+def _by_words(own: Sequence[str], found: Mapping[str, Any]) -> bool:
+    """Whether the adapter of these concepts is heard in their own words of a prompt alone."""
+    return WORDS in found and set(own) <= set(found[WORDS].tokens)
 
 
-def _spoken(found: Mapping[str, Any], localized: bool) -> Tensor:
-    """[1, 1, tokens, 1]: 1 in rows in which the region's adapter is heard, else 0."""
+def _spoken(own: Sequence[str], found: Mapping[str, Any]) -> Tensor:
+    """[1, 1, tokens, 1]: 1 in rows in which the adapter of these concepts is heard, else 0."""
     heard = torch.ones(found["cond"].shape[1])
-    if localized:
-        heard = (found[WORDS].owners != NOBODYS).to(heard)
+    if _by_words(own, found):
+        words = found[WORDS]
+        owners = torch.tensor([words.tokens.index(token) for token in own], dtype=torch.long)
+        heard = torch.isin(words.owners, owners).to(heard)
     return heard[None, None, :, None]
 
 

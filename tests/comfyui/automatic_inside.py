@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -150,6 +151,28 @@ def check_only_asked_for_concepts_have_a_region() -> None:
     refused("InputError", "does not name the concept 'my_cow'", lambda: found(concepts="my_cow"))
     regions = found(concepts=" embedding:my_cat \n\nmy_dog\n")[0]
     assert [region.prompt for region in regions] == [region.prompt for region in usual()[0]]
+
+
+def check_each_region_has_its_own_concepts_adapter_alone() -> None:
+    """Also where a style, which has no region, is named in all of them."""
+    known = two_toys()
+    dog, cat = known.records
+    drawings = []
+    for size in (1.0, 3.0):
+        concept = replace(dog.concept, token="my_style", noun="painting")
+        style = {key: value.flip(0) * size for key, value in dog.adapter.items()}
+        style = replace(dog, concept=concept, adapter=style)
+        state = replace(known, records=(dog, cat, style))
+        regions, positive, _ = found(
+            state=state,
+            prompt="a embedding:my_style painting of a embedding:my_dog dog and a "
+            "embedding:my_cat cat",
+            concepts="my_dog\nmy_cat",
+        )
+        assert all("embedding:my_style painting" in one.prompt for one in regions)
+        values = {"positive": positive, "latent_image": empty_latent(), "delay": 0.5}
+        drawings.append(drawn(regions, state=state, steps=STEPS, **values))
+    assert torch.equal(*drawings)
 
 
 def check_bad_input_is_refused() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from typing import Any
 
 from guidance_helpers import PROMPT, conditioning, distance, guided, passes, sampled
-from inside import comfy, foreign_lora, pack, torch
+from inside import comfy, foreign_lora, pack, refused, torch
 from regions_helpers import (
     DOG,
     TARGETS,
@@ -55,6 +56,14 @@ def check_a_replace_patch_computes_every_attention() -> None:
     told.clear()
     drawn(halves(), state=state, model=patched(base()[0]))
     assert {index for indices, _, _ in told for index in indices} == {0, 1}
+
+
+def check_merged_positions_are_told_where_self_attention_was_learned() -> None:
+    tome = importlib.import_module("comfy_extras.nodes_tomesd").TomePatchModel
+    merging = tome.execute(base()[0], 0.3).result[0]
+    assert drawn(halves(), model=merging).isfinite().all()
+    state = two_toys(TARGETS)
+    refused("InputError", "merges or tiles", lambda: drawn(halves(), state=state, model=merging))
 
 
 def check_loras_of_others_and_applied_states_are_bases() -> None:
