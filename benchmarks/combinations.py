@@ -17,13 +17,20 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import RESULTS, Recorder
 from lifelong_core.errors import InputError
-from lifelong_core.evaluation.interval import Interval, Values, interval, paired_difference, rounded
+from lifelong_core.evaluation.interval import (
+    Interval,
+    Values,
+    interval,
+    paired_difference,
+    pairs_of,
+    rounded,
+)
 from lifelong_core.evaluation.table import read_table
 from lifelong_core.evaluation.values import Result, values
 from lifelong_core.launch.console import say
@@ -79,7 +86,7 @@ def compared(runs: Sequence[Result], extractor: str) -> tuple[dict[str, Any], li
         "candidates": {row["method"]: row["kept_gain"] for row in rows},
         "seeds": seeds,
         "unions": unions,
-        "beats_both": {union: _beats(by_part) for union, by_part in unions.items()},
+        "beats_both": {union: _beats(union, of) for union in unions},
         "default": _default([name for name in competing if _trains_lora(name)], of),
     }
     return summary, rows
@@ -118,13 +125,15 @@ def _better(first: str, second: str, metric: str, of: Of) -> Interval | None:
     return paired_difference(*pair) if BETTER[metric] > 0 else paired_difference(*reversed(pair))
 
 
-def _beats(by_part: Mapping[str, Mapping[str, Sequence[float] | None]]) -> dict[str, bool]:
-    """Metric -> whether every part's interval is above 0."""
-    gains = {metric: [found[metric] for found in by_part.values()] for metric in BETTER}
-    return {
-        metric: all(one is not None and one[1] > 0.0 for one in found)
-        for metric, found in gains.items()
-    }
+def _beats(union: str, of: Of) -> dict[str, bool]:
+    """Metric -> whether every part's interval is above 0; a single value has none."""
+
+    def beats(part: str, metric: str) -> bool:
+        found = _better(union, part, metric, of)
+        several = pairs_of(of(union, metric), of(part, metric)) > 1
+        return found is not None and found.low > 0.0 and several
+
+    return {metric: all(beats(part, metric) for part in UNIONS[union]) for metric in BETTER}
 
 
 def _trains_lora(method: str) -> bool:

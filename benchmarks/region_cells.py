@@ -166,6 +166,7 @@ def cell_path(studio: Studio, row: Row, way: str) -> Path:
         CODE_VERSION,
         studio.backbone.fingerprint,
         studio.state.content_hash,
+        [str(record.settings.get("method")) for record in studio.state.records],
         str(METHODS["caa_oaa"]) if way == "caa_oaa" else "",
         [studio.pictures, studio.steps, studio.guidance, studio.precision, studio.seed],
     )

@@ -22,6 +22,7 @@ from .concepts import Concept, mentions
 from .prompts import (
     ConceptVectors,
     Conditioning,
+    PromptCache,
     TextStack,
     TokenizedPrompt,
     TokenVector,
@@ -166,6 +167,40 @@ def encode_localized(
         parts.append(_put_rows(own, found) if found else _as_it_is(own, prompt, concepts))
     place = {prompt: row for row, prompt in enumerate(unique)}
     return Conditioning.cat(parts)[torch.tensor([place[prompt] for prompt in prompts])]
+
+
+class LocalizedPrompts(PromptCache):
+    """Encodes prompts as pictures are drawn from them, with `concepts` in their own words alone;
+    each once, without gradient."""
+
+    def __init__(self, text: TextStack, concepts: Sequence[Concept]) -> None:
+        super().__init__(text)
+        self.concepts = tuple(concepts)
+        self._known: dict[str, Conditioning] = {}
+
+    @torch.no_grad()
+    def encode(
+        self, prompts: Sequence[str], vectors: Mapping[str, ConceptVectors] | None = None
+    ) -> Conditioning:
+        """One row per prompt, as `encode_localized` gives it."""
+        for prompt in prompts:
+            if prompt not in self._known:
+                found = encode_localized(self.text, [prompt], vectors or {}, self.concepts)
+                self._known[prompt] = found
+        return Conditioning.cat([self._known[prompt] for prompt in prompts])
+
+
+def earlier_prompts(
+    text: TextStack, state: LifelongState | None, *, trains_encoder: bool = False
+) -> PromptCache:
+    """What encodes prompts of a state's concepts as the state draws them.
+
+    With `trains_encoder` they are encoded as they are, anew each time.
+    """
+    concepts = localized_concepts(state)
+    if concepts and not trains_encoder:
+        return LocalizedPrompts(text, concepts)
+    return PromptCache(text, trains_encoder=trains_encoder)
 
 
 def _read(

@@ -9,7 +9,10 @@ import torch
 
 from lifelong_core.attention import prompt_tokens
 from lifelong_core.backbone import Backbone, random_backbone
+from lifelong_core.consolidation import consolidation_defaults
+from lifelong_core.consolidation.context import prepare
 from lifelong_core.localized_words import (
+    earlier_prompts,
     encode_localized,
     localized_concepts,
     places_in,
@@ -19,7 +22,7 @@ from lifelong_core.prompts.conditioning import NOBODYS, UNKNOWN
 from lifelong_core.regional_slots import Slot, encode_slots, plain_slots, routed_slot
 from lifelong_core.sampling import generate
 from lifelong_core.state import LifelongState
-from tests.consolidation.conftest import example_state
+from tests.consolidation.conftest import example_state, example_task
 
 BOTH = "a embedding:thing_1 dog and a cat"
 LONG = ", ".join(["sun"] * 36)
@@ -174,3 +177,18 @@ def test_in_regions_adapters_are_heard_where_they_have_learned_to_be(
     assert owners is not None
     assert set(owners[0].tolist()) == {NOBODYS} and set(owners[1].tolist()) == {NOBODYS, 0}
     assert set(owners[2:].flatten().tolist()) == {UNKNOWN}
+
+
+def test_consolidations_and_retention_read_what_is_drawn(
+    backbone: Backbone, state: LifelongState
+) -> None:
+    prompts = ["a photo of a dog", "a photo of embedding:thing_1 dog", BOTH]
+    wanted = encode_localized(backbone.text, prompts, state.vectors, [state.concepts[0]])
+    found = earlier_prompts(backbone.text, state).encode(prompts, state.vectors)
+    torch.testing.assert_close(found.context, wanted.context, rtol=1e-4, atol=1e-5)
+    work = prepare(backbone, example_task(2), consolidation_defaults("demo"), state)
+    assert torch.equal(work.encode(prompts).context, found.context)
+    usual = earlier_prompts(backbone.text, example_state(backbone, 2))
+    plain = backbone.text.encode(prompts, state.vectors)
+    assert torch.equal(usual.encode(prompts, state.vectors).context, plain.context)
+    assert float((plain.context - found.context).abs().max()) > 1e-2

@@ -15,7 +15,7 @@ from ..state import LifelongState
 from .merge import kept_adapters
 
 TURN = 5
-"""Steps between two switches."""
+"""Steps between two switches, where there are enough steps for every adapter's turn."""
 
 
 def composite(state: LifelongState, backbone: Backbone) -> StepAdapters:
@@ -28,14 +28,16 @@ def composite(state: LifelongState, backbone: Backbone) -> StepAdapters:
 
 
 def switch(state: LifelongState, backbone: Backbone) -> StepAdapters:
-    """LoRA-S: one adapter at a time, each for `TURN` steps, in the order of the lessons.
+    """LoRA-S: one adapter at a time, each for `TURN` steps, in the order of the lessons; for fewer
+    where a picture has not as many steps, so that every adapter has a turn if it has a step.
 
     Raises StateError when the state has not kept every lesson's adapter, or one does not fit.
     """
     adapters = _kept(state, backbone)
 
     def turn(step: Step) -> list[Adapter]:
-        return [adapters[step.index // TURN % len(adapters)]]
+        steps = min(TURN, max(1, step.count // len(adapters)))
+        return [adapters[step.index // steps % len(adapters)]]
 
     return turn
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..backbone import Backbone
 from ..backbone.schedule import TIMESTEPS
 from ..concepts import Concept, ConceptTask
+from ..localized_words import earlier_prompts
 from ..memory import ShortTermMemory
 from ..objectives import Predictor
 from ..prompts import ConceptVectors, PromptCache
@@ -48,6 +49,7 @@ class Consolidation:
 
     concepts: all that the state knows, oldest first; the last one is the lesson's (c_n).
     views: the pictures' latents [N, 1, 4, h, w]. memory: what the lesson replayed, if it did.
+    prompts: what encodes the concepts' prompts.
     """
 
     backbone: Backbone
@@ -55,6 +57,7 @@ class Consolidation:
     settings: ConsolidationSettings
     concepts: tuple[Concept, ...]
     views: Tensor
+    prompts: PromptCache
     memory: ShortTermMemory | None = None
 
     @property
@@ -101,7 +104,7 @@ class Consolidation:
 
         Not for adapters that change the text encoders: encode with `backbone.text` then.
         """
-        return self._prompts.encode(prompts, self.vectors)
+        return self.prompts.encode(prompts, self.vectors)
 
     def batch(self, phase: str, index: int) -> NoisyBatch:
         """Batch `index` of a phase, always the same: pictures, timesteps and noise.
@@ -123,10 +126,6 @@ class Consolidation:
             noisy=schedule.add_noise(latents, noise, timesteps),
             target=schedule.target(latents, noise, timesteps),
         )
-
-    @cached_property
-    def _prompts(self) -> PromptCache:
-        return PromptCache(self.backbone.text)
 
 
 class Phase(Protocol):
@@ -158,7 +157,8 @@ def prepare(
 ) -> Consolidation:
     """Encode the pictures and gather what the phases need."""
     views = encode_views(backbone, task.images, flip=False, crop=False, seed=settings.seed)
-    return Consolidation(backbone, task, settings, state.concepts, views, memory)
+    prompts = earlier_prompts(backbone.text, state)
+    return Consolidation(backbone, task, settings, state.concepts, views, prompts, memory)
 
 
 def with_report(state: LifelongState, name: str, report: dict[str, Any]) -> LifelongState:

@@ -12,7 +12,7 @@ from ..adapters import target_layers
 from ..adapters.frozen import frozen_adapter
 from ..backbone import Conditioning
 from ..classifier import ScoreLog, concept_errors, concept_outputs, log_scores, noise_errors
-from ..errors import TrainingError
+from ..errors import InputError, TrainingError
 from ..state import LifelongState
 from ..training import Progress, ProgressCallback
 from ..training.cpu import cheaper_layers
@@ -57,6 +57,12 @@ class FisherPasses:
         self.dc = dc
         self.on_progress = on_progress
         self.iterations = work.settings.fisher_iterations
+        if state.adapter_spec.text_encoder and any(one.layers for one in state.concepts):
+            raise InputError(
+                "The Fisher of weights inside the text encoders cannot be told apart picture by "
+                "picture where tokens are layer-wise. Learn with layerwise_tokens or with the text "
+                "encoder, not with both, or consolidate without this phase."
+            )
         self.log = ScoreLog()
         self._adapter = frozen_adapter(state.adapter_spec, work.backbone, state.adapter)
         self._layers = target_layers(work.backbone, state.adapter_spec)

@@ -13,12 +13,14 @@ from torch import nn
 
 from ..adapters.frozen import frozen_adapter
 from ..errors import StateError
+from ..localized_words import localized_concepts
 from ..memory import ShortTermMemory
 from ..objectives import Denoising
 from ..state import LifelongState, TaskRecord
 from ..training import Batches, ParameterGroup, Pictures, ProgressCallback, TrainPlan, train
 from ..training.cpu import cheaper_layers
 from ..training.lesson import loss_metrics
+from ..training.localized import LocalizedWords
 from ..training.views import encode_views
 from .context import Consolidation, with_report
 
@@ -75,6 +77,7 @@ class ShiftEmbeddings:
             for number, own in trained.items()
             for key, value in own.items()
         }
+        localized = {one.token: one.noun for one in localized_concepts(state)}
         adapter = frozen_adapter(state.adapter_spec, backbone, state.adapter)
         with adapter.attached(backbone), cheaper_layers(backbone.unet):
             plan = TrainPlan(
@@ -86,6 +89,7 @@ class ShiftEmbeddings:
                     vectors,
                     seed=settings.seed,
                     trains_text_encoder=state.adapter_spec.text_encoder,
+                    localized=LocalizedWords(localized, settings.seed) if localized else None,
                 ),
                 terms=[Denoising("denoising", ROLE, 1.0, gamma)],
                 groups=[ParameterGroup("tokens", parameters, settings.shift_learning_rate)],

@@ -18,7 +18,8 @@ Values = Mapping[int, Mapping[int, float]]
 
 
 class Interval(NamedTuple):
-    """A mean and the range that holds 95 % of the bootstrap's means."""
+    """A mean and the range that holds 95 % of the bootstrap's means: without width where there is
+    a single value."""
 
     mean: float
     low: float
@@ -64,6 +65,11 @@ def paired_difference(first: Values, second: Values) -> Interval | None:
             if seed in second
         }
     )
+
+
+def pairs_of(first: Values, second: Values) -> int:
+    """How many seeds and concepts both have: the interval of a single one shows nothing."""
+    return sum(len(first[seed].keys() & second[seed].keys()) for seed in first.keys() & second)
 
 
 def _tensor(concepts: Mapping[int, float]) -> Tensor:

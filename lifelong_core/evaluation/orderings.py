@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..lesson import LessonSettings
 from ..methods import METHODS
-from .interval import Interval, Values, interval, paired_difference
+from .interval import Interval, Values, interval, paired_difference, pairs_of
 from .ways import ADAPTERS, BETWEEN
 
 
@@ -88,7 +88,8 @@ def orderings(
     """Statement -> `holds` and `difference`, in each of its metrics.
 
     difference: how far the metric is from the rival's, the way that the statement wants it, with
-    its 95 % interval over paired concepts and seeds. It holds when the whole interval is above 0.
+    its 95 % interval over paired concepts and seeds. It holds when the whole interval is above 0;
+    a single value, which has no interval, shows nothing.
     values_of: (method, metric) -> its values. Statements about methods without runs are left out.
     """
     found: dict[str, dict[str, Any]] = {}
@@ -105,7 +106,7 @@ def orderings(
             difference = paired_difference(*pair)
             if difference is not None:
                 found[f"{statement.text} ({METRICS[metric].title})"] = {
-                    "holds": difference.low > 0.0,
+                    "holds": difference.low > 0.0 and pairs_of(*pair) > 1,
                     "difference": list(difference),
                     "against": rival,
                 }

@@ -131,7 +131,7 @@ def way_named(name: str) -> Way:
     """The way of a name.
 
     Raises InputError that names all methods, or all settings, and for an adapter that the method
-    cannot have.
+    cannot have, or a setting that it fixes.
     """
     method, *variations = BETWEEN.split(name)
     if method not in OTHERS and method not in METHODS:
@@ -148,6 +148,12 @@ def way_named(name: str) -> Way:
             raise InputError(
                 f"Method {method!r} has an adapter of its own, so '+{'+'.join(adapters)}' would "
                 "change nothing; leave it out."
+            )
+        fixed = [name for name in changes.lesson if getattr(used, name) != getattr(given, name)]
+        if fixed:
+            raise InputError(
+                f"Method {method!r} fixes {', '.join(fixed)} itself, so the row would be the plain "
+                "one under another name; leave it out."
             )
     return Way(
         "+".join([method, *adapters, *changes.names]),

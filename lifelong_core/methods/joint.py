@@ -106,7 +106,9 @@ def _learn(
         {lesson.task.token: lesson.vectors for lesson in lessons},
         _groups(lessons),
         terms,
-        nouns={lesson.task.token: lesson.task.noun for lesson in lessons},
+        localized={lesson.task.token: lesson.task.noun for lesson in lessons}
+        if first.settings.localized_words
+        else {},
         session=session,
         on_progress=on_progress,
     )

@@ -6,6 +6,7 @@ from ..adapters.frozen import settled_adapter, standing_in
 from ..consolidation.context import concept_prompt
 from ..consolidation.distill import check_teachers
 from ..consolidation.stacking import stacked_state, summed_changes
+from ..localized_words import earlier_prompts
 from ..objectives import Term
 from ..objectives.overlap import Overlap
 from ..objectives.replay import Replay
@@ -37,7 +38,7 @@ def retain_earlier(lesson: Lesson) -> Term | None:
         earlier=[concept_prompt(concept) for concept in state.concepts],
         noun=prior_prompt(lesson.task.noun),
         vectors=lesson.all_vectors,
-        cache=PromptCache(backbone.text, trains_encoder=settings.adapter.text_encoder),
+        cache=earlier_prompts(backbone.text, state, trains_encoder=settings.adapter.text_encoder),
         weight=settings.retention_weight,
         min_snr_gamma=settings.min_snr_gamma,
     )

@@ -102,8 +102,10 @@ def other_words(lesson: Lesson) -> Tensor:
 def _own_rows(
     text: TextStack, sentence: str, concept: Concept, vectors: Mapping[str, ConceptVectors]
 ) -> Tensor:
-    """The rows [n, W] of a concept's words in a sentence."""
+    """The rows [n, W] of a concept's words in a sentence, as all layers read them."""
     prompt = sentence.format(concept.phrase)
     ((place,),) = (found.values() for found in places_in(text.tokenize(prompt, vectors), [concept]))
     begin, count = place.start[0], place.length[0]
-    return text.encode([prompt], vectors).context[0, begin : begin + count]
+    encoded = text.encode([prompt], vectors)
+    read = encoded.context if encoded.layers is None else encoded.layers[0]
+    return read[:, begin : begin + count].flatten(0, 1)

@@ -14,6 +14,7 @@ from ..adapters.spec import NORM_PARTS
 from ..backbone import Backbone
 from ..concepts import Concept, ConceptTask
 from ..lesson import LessonSettings
+from ..localized_words import localized_concepts
 from ..memory import ShortTermMemory
 from ..objectives import Term
 from ..prompts import ConceptVectors
@@ -106,13 +107,17 @@ def run_lesson(
     Raises what `train` raises. The base model is as it was afterwards, in every case.
     """
     drawing = _heartbeat(on_progress, lesson.settings.steps, "preview picture")
+    # Replayed pictures of concepts that were learned so are drawn so, too.
+    localized = {one.token: one.noun for one in localized_concepts(lesson.state)}
+    if lesson.settings.localized_words:
+        localized[lesson.task.token] = lesson.task.noun
     return train_adapter(
         lesson,
         lesson_pictures(lesson, priors, on_progress),
         lesson.all_vectors,
         parameter_groups(lesson),
         terms,
-        nouns={lesson.task.token: lesson.task.noun},
+        localized=localized,
         hooks=hooks,
         session=session,
         on_progress=on_progress,
@@ -128,7 +133,7 @@ def train_adapter(
     groups: Sequence[ParameterGroup],
     terms: Sequence[Term],
     *,
-    nouns: Mapping[str, str],
+    localized: Mapping[str, str],
     hooks: Sequence[Hook] = (),
     session: Session | None,
     on_progress: ProgressCallback | None,
@@ -138,10 +143,9 @@ def train_adapter(
     """Train `groups` on `sources` with the lesson's adapter attached and by its settings.
 
     vectors: token -> vectors of all concepts that the prompts of `sources` may name.
-    nouns: token -> noun of those that are learned.
+    localized: token -> noun of those that are read in their own words alone.
     """
     backbone, settings = lesson.backbone, lesson.settings
-    localized = LocalizedWords(nouns, settings.seed) if settings.localized_words else None
     with lesson.adapter.attached(backbone), cheaper_layers(backbone.unet):
         plan = TrainPlan(
             device=backbone.device,
@@ -153,7 +157,7 @@ def train_adapter(
                 seed=settings.seed,
                 noise_offset=settings.noise_offset,
                 trains_text_encoder=settings.adapter.text_encoder,
-                localized=localized,
+                localized=LocalizedWords(localized, settings.seed) if localized else None,
             ),
             terms=terms,
             groups=groups,

@@ -76,8 +76,9 @@ def test_switch_lets_each_lesson_answer_for_five_steps(
     first, second = (turns(Step(index, 20))[0] for index in (0, TURN))
     order = [turns(Step(index, 20)) for index in range(4 * TURN)]
     assert order == [[first]] * 5 + [[second]] * 5 + [[first]] * 5 + [[second]] * 5
-    found = latents(backbone, state, turns, steps=TURN + 1)
-    expected = naive(backbone, state, [(0,)] * TURN + [(1,)])
+    assert [turns(Step(index, 6)) for index in range(6)] == [[first]] * 3 + [[second]] * 3
+    found = latents(backbone, state, turns, steps=3)
+    expected = naive(backbone, state, [(0,), (1,), (0,)])
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 

@@ -17,7 +17,7 @@ from lifelong_core.consolidation import Consolidation, ConsolidationSettings, fi
 from lifelong_core.consolidation.context import prepare
 from lifelong_core.consolidation.fisher import UpdateFisher
 from lifelong_core.consolidation.fisher_passes import separation
-from lifelong_core.errors import StateError, TrainingError
+from lifelong_core.errors import InputError, StateError, TrainingError
 from lifelong_core.fisher import DiagonalFisher, RankOneFisher
 from lifelong_core.state import LifelongState
 
@@ -100,6 +100,19 @@ def test_so_it_is_with_layer_wise_tokens(
     last = replace(last, concept=replace(last.concept, vectors=vectors))
     state = replace(state, records=(first, last))
     assert_is_mean_of_squares(backbone, state, task_of(2), UpdateFisher(dc=True))
+
+
+def test_layer_wise_tokens_beside_a_trained_text_encoder_are_refused(
+    backbone: Backbone, state_after: States, task_of: Tasks
+) -> None:
+    """Their rows do not come sample by sample, so no gradient would be a single picture's."""
+    state = state_after(1, SPECS["everywhere"])
+    (record,) = state.records
+    vectors = {"clip_l": torch.zeros(backbone.text.layers, 1, 128)}
+    record = replace(record, concept=replace(record.concept, vectors=vectors))
+    state = replace(state, records=(record,))
+    with pytest.raises(InputError, match="layer-wise"):
+        UpdateFisher(dc=False)(prepare(backbone, task_of(1), SETTINGS, state), state, None)
 
 
 def test_accumulated_batches_all_count(

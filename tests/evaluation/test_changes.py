@@ -81,6 +81,7 @@ def test_a_changed_rate_is_vera_s_own() -> None:
         ("custom_diffusion+vera", "adapter of its own"),
         ("orthogonal_adaptation+vera+steps=3", "kind vera does not have"),
         ("cidm+shared_rank=0", "must lie between"),
+        ("textual_inversion+learning_rate=0.001", "fixes learning_rate itself"),
     ],
 )
 def test_what_cannot_be_changed_is_refused(name: str, message: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lifelong_core.evaluation import interval as module
-from lifelong_core.evaluation.interval import interval, paired_difference
+from lifelong_core.evaluation.interval import interval, paired_difference, pairs_of
 
 
 def test_the_mean_is_over_seeds_of_means_over_concepts() -> None:
@@ -45,6 +45,12 @@ def test_seeds_that_differ_make_the_interval_wide() -> None:
     assert narrow is not None and wide is not None
     assert narrow.mean == wide.mean == pytest.approx(0.5)
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
+def test_a_single_pair_is_counted_as_one() -> None:
+    first, second = {2: {1: 0.5, 2: 0.4}, 3: {1: 0.3}}, {2: {1: 0.1, 3: 0.2}, 4: {1: 0.1}}
+    assert pairs_of(first, second) == 1
+    assert pairs_of(first, first) == 3
 
 
 def test_what_both_methods_share_cancels_in_pairs() -> None:

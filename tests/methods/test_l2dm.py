@@ -20,6 +20,7 @@ from lifelong_core.seeding import generator
 from lifelong_core.state import LifelongState, TaskRecord
 from lifelong_core.training import lesson as lesson_module
 from lifelong_core.training.lesson import lesson_pictures, prepare_lesson
+from lifelong_core.training.localized import LocalizedWords
 
 SETTINGS = LessonSettings(
     steps=1, batch_size=1, prior_batch_size=1, replay_batch_size=2, prior_count=8,
@@ -166,3 +167,20 @@ def test_the_text_encoder_is_taught_by_its_own_prompts(backbone: Backbone) -> No
     moved = [key for key, value in second.adapter.items() if not value.equal(first.adapter[key])]
     assert any(key.startswith("text.clip_l.") for key in moved)
     assert second.records[1].metrics["terms"]["replay"][0] > 0
+
+
+def test_replayed_concepts_are_read_as_they_were_learned(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    def noting(nouns: dict[str, str], seed: int) -> LocalizedWords:
+        seen.append(dict(nouns))
+        return LocalizedWords(nouns, seed)
+
+    monkeypatch.setattr(lesson_module, "LocalizedWords", noting)
+    given = {"method": "l2dm_lora", "features": COLOURS, "memory": QUICK}
+    localized = replace(SETTINGS, localized_words=True)
+    first = teach(backbone, task("my_dog"), settings=localized, **given)
+    teach(backbone, task("my_cat", "cat"), state=first, settings=SETTINGS, **given)
+    assert seen == [{"my_dog": "dog"}] * 2

@@ -115,3 +115,21 @@ def test_the_adapter_keeps_as_many_directions_as_its_rank(backbone: Backbone) ->
     )
     assert ordinary.shape[1] < known.shape[1] <= 128 - spec.rank
     assert torch.allclose(known[:, : ordinary.shape[1]], ordinary, atol=1e-5)
+
+
+def test_words_with_vectors_per_layer_are_left_alone_in_every_layer(backbone: Backbone) -> None:
+    state = example_state(backbone, 1)
+    (record,) = state.records
+    draw = torch.Generator().manual_seed(0)
+    vectors = {"clip_l": torch.randn(backbone.text.layers, 1, 128, generator=draw) * 0.05}
+    record = replace(record, concept=replace(record.concept, vectors=vectors))
+    state = replace(state, records=(record,))
+    settings = METHOD.settings(LessonSettings(adapter=SPEC))
+    lesson = prepare_lesson(backbone, example_task(2), settings, state, METHOD.start)
+    known = other_words(lesson)
+    prompt = f"a photo of a {record.concept.phrase}"
+    read = backbone.text.encode([prompt], state.vectors).layers
+    assert read is not None
+    own = read[0, :, 5:7].flatten(0, 1)  # begin, a, photo, of, a
+    apart = own - own @ known @ known.T
+    assert float(apart.norm() / own.norm()) < 0.1
