@@ -89,7 +89,9 @@ def main() -> None:
             "sampling_steps": options.steps,
             "precision": options.precision,
         },
-        folder=RESULTS if (options.toys, options.pictures) == (5, PICTURES) else WORK,
+        folder=RESULTS
+        if (options.toys, options.pictures, options.steps) == (5, PICTURES, STEPS)
+        else WORK,
     )
     judge, cells = load_judge(), {}
     for toy in toys5(seed)[: options.toys]:

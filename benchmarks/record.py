@@ -17,8 +17,11 @@ from benchmarks.machine import hardware, load, versions
 from lifelong_core.errors import InputError
 from lifelong_core.evaluation.drawing import write_jpeg
 from lifelong_core.files import read_json, write_json
+from lifelong_core.launch.paths import CACHE
 
 RESULTS = Path(__file__).with_name("results")
+TUNING_STREAM = 1
+"""The stream on which settings are chosen: what is measured on it is no result."""
 NAME = re.compile(r"[a-z0-9_]+")
 FOLDER = re.compile(r"(?<![\w.:/])(?:/[\w.-]+){2,}|\b[A-Za-z]:[\\/]\w|\\\\\w")
 """A path from the root of a disk; web addresses and fractions are none."""
@@ -29,7 +32,8 @@ class Recorder:
     """Make it before the work begins, for date and load, and call `write` after it.
 
     name: of the result, in small letters. command: as a reader would type it. settings: plain JSON
-    values that another run would need to find the same.
+    values that another run would need to find the same. Results of the stream `TUNING_STREAM` lie
+    outside the recorded ones, whatever the folder.
     """
 
     name: str
@@ -44,6 +48,8 @@ class Recorder:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise InputError(f"{self.name!r} names no result: write small letters, digits, '_'.")
+        if self.folder == RESULTS and self.settings.get("stream_seed") == TUNING_STREAM:
+            object.__setattr__(self, "folder", CACHE / "tuning")
 
     @property
     def path(self) -> Path:

@@ -50,8 +50,13 @@ def main() -> None:
     studio = Studio(
         backbone, load_judge(), state, options.pictures, options.steps, options.precision, seed
     )
-    usual = (options.photos, options.edits, options.pictures, options.steps)
-    whole = usual == (PHOTOS, EDITS, PICTURES, STEPS) and not options.state
+    counts = (options.photos, options.edits, options.pictures, options.steps)
+    strengths = (options.style_strength, options.edit_strength)
+    whole = (counts, strengths, options.state) == (
+        (PHOTOS, EDITS, PICTURES, STEPS),
+        (STYLE_STRENGTH, EDIT_STRENGTH),
+        None,
+    )
     recorder = Recorder(
         "versatile",
         f"python -m benchmarks.versatile --stream-seed {seed} --method {options.method} "

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.record import Recorder
+from benchmarks.record import RESULTS, Recorder
 from lifelong_core.errors import InputError
 
 KEYS = ["summary", "runs", "command", "settings", "versions", "hardware", "date"]
@@ -72,3 +72,8 @@ def test_other_texts_pass(tmp_path: Path, text: str) -> None:
 def test_names_are_plain() -> None:
     with pytest.raises(InputError, match="no result"):
         Recorder("../x", "python", {})
+
+
+@pytest.mark.parametrize(("stream", "recorded"), [(1, False), (2, True)])
+def test_what_settings_are_chosen_on_is_no_result(stream: int, recorded: bool) -> None:
+    assert (Recorder("x_1", "", {"stream_seed": stream}).folder == RESULTS) is recorded
