@@ -92,11 +92,11 @@ class LearnConceptTask(io.ComfyNode):
         size = only("resolution", resolution) if resolution else 0
         chosen = only("method", method)
         check_follows(given, chosen)
-        if features:
-            remembering: FeatureModel | None = ClipVisionFeatures(only("features", features))
-        else:
-            remembering = usual_features(given, chosen)
         with torch.inference_mode(False):
+            if features:
+                remembered_by: FeatureModel | None = ClipVisionFeatures(only("features", features))
+            else:
+                remembered_by = usual_features(given, chosen)
             family = model_family(plain_model)
             usual = usual_settings(family.name, given, chosen)
             usual = replace(usual, precision=usual_precision(plain_model, usual.precision))
@@ -117,7 +117,7 @@ class LearnConceptTask(io.ComfyNode):
                     method=chosen,
                     settings=settings,
                     memory=only("memory", memory) if memory else None,
-                    features=remembering,
+                    features=remembered_by,
                     on_progress=ComfyProgress(),
                     preview_every=max(PREVIEW_STEPS, settings.steps // PREVIEWS),
                     workspace=workspace(),

@@ -9,7 +9,7 @@ import torch
 
 from lifelong_core.attention import prompt_tokens
 from lifelong_core.backbone import Backbone, random_backbone
-from lifelong_core.consolidation import consolidation_defaults
+from lifelong_core.consolidation import consolidate, consolidation_defaults
 from lifelong_core.consolidation.context import prepare
 from lifelong_core.localized_words import (
     earlier_prompts,
@@ -17,6 +17,7 @@ from lifelong_core.localized_words import (
     localized_concepts,
     places_in,
 )
+from lifelong_core.methods import METHODS
 from lifelong_core.prompts import tokenizer
 from lifelong_core.prompts.conditioning import NOBODYS, UNKNOWN
 from lifelong_core.regional_slots import Slot, encode_slots, plain_slots, routed_slot
@@ -192,3 +193,20 @@ def test_consolidations_and_retention_read_what_is_drawn(
     plain = backbone.text.encode(prompts, state.vectors)
     assert torch.equal(usual.encode(prompts, state.vectors).context, plain.context)
     assert float((plain.context - found.context).abs().max()) > 1e-2
+
+
+def test_every_phase_goes_on_with_localized_concepts(
+    backbone: Backbone, state: LifelongState
+) -> None:
+    settings = replace(
+        consolidation_defaults("demo"), distillation_iterations=1, fisher_iterations=1, batch_size=1
+    )
+    phases = METHODS["dsc_ewc_dc"].after
+
+    def after(state: LifelongState) -> LifelongState:
+        return consolidate(backbone, example_task(2), state, phases=phases, settings=settings)
+
+    done, plain = after(state), after(example_state(backbone, 2))
+    for key, value in done.extras["fisher"].items():
+        assert bool(value.isfinite().all()), key
+    assert any(not torch.equal(done.adapter[key], plain.adapter[key]) for key in done.adapter)
