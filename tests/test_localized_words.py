@@ -199,7 +199,7 @@ def test_every_phase_goes_on_with_localized_concepts(
     backbone: Backbone, state: LifelongState
 ) -> None:
     settings = replace(
-        consolidation_defaults("demo"), distillation_iterations=1, fisher_iterations=1, batch_size=1
+        consolidation_defaults("demo"), distillation_iterations=1, fisher_iterations=2, batch_size=1
     )
     phases = METHODS["dsc_ewc_dc"].after
 
