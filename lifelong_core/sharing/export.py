@@ -21,7 +21,7 @@ from .lora import (
     lora_state_dict,
     require_spectrum,
 )
-from .metadata import ExportInfo, lora_metadata
+from .metadata import DATE, ExportInfo, lora_metadata
 from .naming import check_file_name
 from .preview import thumbnail_uri, to_picture, write_png
 from .spectral import truncated_changes
@@ -103,8 +103,11 @@ def export_lora(
         jobs.append((lora.with_name(f"{stem}.preview.png"), lambda path: write_png(picture, path)))
     thumbnail = None if picture is None else thumbnail_uri(picture)
     metadata = lora_metadata(state, tensors, concepts, stem, info, thumbnail, kept)
-    # The LoRA comes last: where it lies, its embeddings and its preview lie too.
-    jobs.append((lora, lambda path: save_tensors(path, tensors, metadata)))
+    # The LoRA comes last: where it lies, its embeddings and its preview lie too. One that would
+    # differ in its date alone stays, for a program that has loaded it may hold it open.
+    undated = {name: text for name, text in metadata.items() if name != DATE}
+    if not _holds(lora, tensors, undated):
+        jobs.append((lora, lambda path: save_tensors(path, tensors, metadata)))
     _write_all(jobs)
     return ExportedFiles(
         lora,

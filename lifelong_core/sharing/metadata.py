@@ -24,6 +24,7 @@ from ..state import LifelongState
 LORA_FORMAT = "lifelong_lora"
 LORA_VERSION = 2
 """Of files with layer-wise concepts, which earlier software cannot read; others have version 1."""
+DATE = "modelspec.date"
 LAYERS = "lifelong.layers"
 """In files with layer-wise concepts: the number of cross-attention layers that have vectors."""
 FAMILY = "lifelong.family"
@@ -164,7 +165,7 @@ def _model_spec(state: LifelongState, stem: str, info: ExportInfo, digest: str) 
         "modelspec.architecture": _architecture(state.family, info.prediction_type) + "/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": info.title or stem,
-        "modelspec.date": info.date or datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        DATE: info.date or datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "modelspec.resolution": f"{side}x{side}",
         "modelspec.prediction_type": PREDICTION[info.prediction_type],
         "modelspec.hash_sha256": f"0x{digest}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +158,15 @@ def test_equal_embeddings_may_lie_there(make_state, tmp_path: Path) -> None:
     export(make_state(), tmp_path)
     export(make_state(), tmp_path, name="again")
     assert len(files(tmp_path)) == 4
+
+
+def test_a_lora_that_would_differ_in_its_date_alone_is_left(make_state, tmp_path: Path) -> None:
+    """A program that has loaded it may hold it open."""
+    found = export(make_state(), tmp_path).lora
+    os.utime(found, (1, 1))
+    assert export(make_state(), tmp_path).lora == found and found.stat().st_mtime == 1
+    export(make_state(), tmp_path, preview=torch.rand(3, 40, 40))
+    assert found.stat().st_mtime > 1, "the thumbnail is new"
 
 
 def test_other_embeddings_are_not_replaced_unasked(make_state, tmp_path: Path, caplog) -> None:
