@@ -68,7 +68,8 @@ def generate_automatic(
     size = size or (family.default_size, family.default_size)
     check_sampling(steps, min(batch_size, count), *size)
     check_mixture(1.0, softness)
-    before = steps_before(delay, steps)
+    check_between(delay, steps)
+    before = delayed_steps(delay, steps)
     state.require_backbone(backbone)
     placed = placed_concepts(state, prompt, concepts)
     scale = family.guidance if guidance is None else guidance
@@ -116,18 +117,14 @@ def generate_automatic(
     )  # fmt: skip
 
 
-def steps_before(delay: float, steps: int) -> int:
-    """How many of the steps come before the masks are read, at least one.
-
-    Raises InputError unless some come before and some after.
-    """
+def check_between(delay: float, steps: int) -> None:
+    """Raise InputError unless masks can be read between steps: some before and some after."""
     check_delay(delay)
     if not 0 < delay < 1 < steps:
         raise InputError(
             f"Automatic regions are read between steps: delay is {delay} of {steps} steps, and "
             "must be more than 0 of at least 2."
         )
-    return delayed_steps(delay, steps)
 
 
 def early_masks(

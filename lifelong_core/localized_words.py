@@ -124,6 +124,11 @@ def localized_concepts(state: LifelongState | None) -> tuple[Concept, ...]:
     return tuple(one.concept for one in records if one.settings.get("localized_words"))
 
 
+def localized_nouns(state: LifelongState | None) -> dict[str, str]:
+    """Token -> noun of the concepts that were learned with localized words."""
+    return {one.token: one.noun for one in localized_concepts(state)}
+
+
 def places_in(prompt: TokenizedPrompt, concepts: Sequence[Concept]) -> list[Places]:
     """The places of `concepts` in each chunk of a prompt. Empty where the prompt names none, and
     where `own_words` knows no places in some chunk: it is then read as it is."""

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..lifelong_core.attention.automatic import masks_of
 from ..lifelong_core.attention.regions import DELAY
-from ..lifelong_core.automatic_sampling import naming_only, placed_concepts, steps_before
+from ..lifelong_core.automatic_sampling import check_between, naming_only, placed_concepts
 from ..lifelong_core.concepts import with_plain_nouns
 from ..lifelong_core.errors import InputError
 from ..lifelong_core.prompts.syntax import IDENTIFIER
@@ -123,7 +123,7 @@ class AutomaticRegions(io.ComfyNode):
         concepts: str = "",
     ) -> io.NodeOutput:
         check_latent(latent_image)
-        steps_before(delay, steps)
+        check_between(delay, steps)
         tokens = [line.strip().removeprefix(IDENTIFIER) for line in concepts.splitlines()]
         placed = placed_concepts(state, prompt, [token for token in tokens if token] or None)
         if len(placed) < 2:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
 from ..lifelong_core.attention.regions import delayed_steps
 from .attention_capture import Slot
-from .guidance import branch_of
+from .guidance import branch_of, first_active
 from .sampler_steps import SamplerSteps, steps_of
 
 KEY = "lifelong_early_maps"
@@ -74,16 +73,12 @@ class _Reading:
         model_options: dict[str, Any],
         seed: int | None = None,
     ) -> Tensor:
-        step = self.steps.begun(float(timestep.flatten()[0]))
-        if step is None or step.index < self.begun:
-            return executor(x, timestep, model_options, seed)
         guider = executor.class_obj
-        active = (
-            cond
-            for cond in guider.conds["positive"]
-            if comfy.samplers.get_area_and_mult(cond, x, timestep) is not None
-        )
-        branch = branch_of(guider, next(active), timestep, model_options, self.found.slots)
+        step = self.steps.begun(float(timestep.flatten()[0]))
+        active = first_active(guider.conds["positive"], x, timestep)
+        if step is None or step.index < self.begun or active is None:
+            return executor(x, timestep, model_options, seed)
+        branch = branch_of(guider, active[0], timestep, model_options, self.found.slots)
         with torch.no_grad():
             branch(x, self._keep)
         raise _Read

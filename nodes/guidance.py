@@ -242,13 +242,20 @@ class _Mover:
     ) -> tuple[Conditioning, float] | None:
         """The first of the prompt's conditionings that counts at this noise level, and the share of
         the latents that its area covers."""
-        for cond in _positive(conds):
-            if cond["uuid"] not in self.uuids:
-                continue
-            seen = comfy.samplers.get_area_and_mult(cond, x, timestep)
-            if seen is not None:
-                return cond, seen.input_x.shape[2:].numel() / x.shape[2:].numel()
-        return None
+        ours = [cond for cond in _positive(conds) if cond["uuid"] in self.uuids]
+        return first_active(ours, x, timestep)
+
+
+def first_active(
+    conds: Sequence[Conditioning], x: Tensor, timestep: Tensor
+) -> tuple[Conditioning, float] | None:
+    """The first of some conditionings that counts at a noise level, and the share of the latents
+    that its area covers."""
+    for cond in conds:
+        seen = comfy.samplers.get_area_and_mult(cond, x, timestep)
+        if seen is not None:
+            return cond, seen.input_x.shape[2:].numel() / x.shape[2:].numel()
+    return None
 
 
 def branch_of(

@@ -27,6 +27,10 @@ ENCODE = "encode_token_weights"
 READY = "lifelong_layers_ready"
 """In the dictionary that belongs to one sampling run: the contexts on the sampler's device."""
 
+Place = tuple[int, Any]
+"""A conditioning of a pass: the number of its list, and its uuid, which two lists may share (see
+`text_of`)."""
+
 log = logging.getLogger(__name__)
 
 
@@ -120,9 +124,8 @@ class OwnContexts:
         model_options: dict[str, Any],
     ) -> Any:
         layers = {
-            (number, cond["uuid"]): found
-            for number, part in enumerate(conds)
-            for cond in part or ()
+            place: found
+            for place, cond in placed(conds)
             if (found := _ready(cond, x.device)) is not None
         }
         if layers:
@@ -132,12 +135,10 @@ class OwnContexts:
 
 @dataclass(frozen=True, eq=False)
 class _Patch:
-    """An attn2_patch: the contexts of the rows that have their own, [1, L, T, W] each, by the
-    list of conditionings and the uuid in it: two lists may share one (see `text_of`).
-    """
+    """An attn2_patch: the contexts of the rows that have their own, [1, L, T, W] each."""
 
     numbers: Mapping[tuple[str, int, int], int]
-    layers: Mapping[tuple[int, Any], Tensor]
+    layers: Mapping[Place, Tensor]
 
     def __call__(
         self, n: Tensor, context: Tensor, value: Tensor, extra: Mapping[str, Any]
@@ -145,7 +146,7 @@ class _Patch:
         number = self.numbers.get((*extra["block"], extra["block_index"]))
         if number is None:  # Another network that ComfyUI runs with the same options.
             return n, context, value
-        places = list(zip(extra["cond_or_uncond"], extra["uuids"], strict=True))
+        places = places_of(extra)
         own = torch.cat(
             [
                 _like(self.layers[place][:, number], chunk) if place in self.layers else chunk
@@ -188,6 +189,18 @@ def _contexts(own: LayerContexts, context: Tensor) -> Tensor | None:
         return None
     behind = context[:, None, tokens:].expand(-1, own.layers.shape[1], -1, -1)
     return torch.cat([own.layers.to(context), behind], dim=2)
+
+
+def placed(conds: Sequence[Sequence[dict[str, Any]] | None]) -> Iterator[tuple[Place, Any]]:
+    """The conditionings of a pass, each with its place."""
+    return (
+        ((number, cond["uuid"]), cond) for number, part in enumerate(conds) for cond in part or ()
+    )
+
+
+def places_of(options: Mapping[str, Any]) -> list[Place]:
+    """Where the conditionings of a pass's parts stand in its lists, in the order of its rows."""
+    return list(zip(options["cond_or_uncond"], options["uuids"], strict=True))
 
 
 def text_of(cond: Mapping[str, Any]) -> Tensor:

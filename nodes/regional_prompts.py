@@ -68,14 +68,16 @@ def read_regions(
     found = [
         _encoded(clip, own, region.prompt) for own, region in zip(routed, regions, strict=True)
     ]
-    own = [_named(state, region.concepts) for region in regions]
-    localized = tuple(_by_words(*both) for both in zip(own, found, strict=True))
+    named = [_named(state, region.concepts) for region in regions]
+    localized = tuple(_by_words(*both) for both in zip(named, found, strict=True))
     return RegionalPrompts(
         masks=tuple(tuple(region.mask for region in placed) for placed in pictures),
         softness=softness,
         contexts=_joined([_contexts(one) for one in found]),
         pooled=tuple(one.get("pooled_output") for one in found),
-        spoken=_joined([_spoken(*both) for both in zip(own, found, strict=True)])[0, ..., 0],
+        spoken=_joined([_spoken(*one) for one in zip(named, found, localized, strict=True)])[
+            0, ..., 0
+        ],
         localized=localized,
         blocks=_blocks(state.family),
         changes=changes,
@@ -129,10 +131,10 @@ def _by_words(own: Sequence[str], found: Mapping[str, Any]) -> bool:
     return WORDS in found and set(own) <= set(found[WORDS].tokens)
 
 
-def _spoken(own: Sequence[str], found: Mapping[str, Any]) -> Tensor:
+def _spoken(own: Sequence[str], found: Mapping[str, Any], localized: bool) -> Tensor:
     """[1, 1, tokens, 1]: 1 in rows in which the adapter of these concepts is heard, else 0."""
     heard = torch.ones(found["cond"].shape[1])
-    if _by_words(own, found):
+    if localized:
         words = found[WORDS]
         owners = torch.tensor([words.tokens.index(token) for token in own], dtype=torch.long)
         heard = torch.isin(words.owners, owners).to(heard)

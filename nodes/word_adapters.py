@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 
 from ..lifelong_core.adapters.factors import Factors
 from ..lifelong_core.prompts.conditioning import NOBODYS
-from .layer_contexts import text_of
+from .layer_contexts import Place, placed, places_of, text_of
 from .localized_encoding import WORDS, LocalizedRows
 
 KEY = "lifelong_word_adapters"
@@ -51,12 +51,10 @@ def tell_owners(
     timestep: Tensor,
     model_options: dict[str, Any],
 ) -> Any:
-    """A CALC_COND_BATCH wrapper: the pass is told the rows of its conditionings, by their list and
-    uuid."""
+    """A CALC_COND_BATCH wrapper: the pass is told its conditionings' rows, by their places."""
     rows = {
-        (number, cond["uuid"]): _rows_of(cond[WORDS], text_of(cond))
-        for number, part in enumerate(conds)
-        for cond in part or ()
+        place: _rows_of(cond[WORDS], text_of(cond))
+        for place, cond in placed(conds)
         if WORDS in cond and _still(cond[WORDS], text_of(cond))
     }
     options = {**model_options.get("transformer_options", {}), KEY: rows}
@@ -87,13 +85,13 @@ class WordAdapters:
 
     def _spoken(self, options: Mapping[str, Any], context: Tensor) -> dict[str, Tensor]:
         """Token -> the rows [B, T] of a pass's context that are its concept's."""
-        known: Mapping[tuple[int, Any], LocalizedRows] = options.get(KEY, {})
+        known: Mapping[Place, LocalizedRows] = options.get(KEY, {})
         found: dict[str, Tensor] = {}
-        lists, uuids = options["cond_or_uncond"], options["uuids"]
-        for number, place in enumerate(zip(lists, uuids, strict=True) if known else ()):
+        places = places_of(options) if known else []
+        for number, place in enumerate(places):
             if place not in known:
                 continue
-            rows, pictures = known[place], len(context) // len(uuids)
+            rows, pictures = known[place], len(context) // len(places)
             # Where prompts of several lengths share a batch, the shorter ones repeat.
             owners = rows.owners.repeat(context.shape[1] // len(rows.owners))
             for owner, token in enumerate(rows.tokens):

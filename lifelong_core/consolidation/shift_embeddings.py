@@ -13,7 +13,7 @@ from torch import nn
 
 from ..adapters.frozen import frozen_adapter
 from ..errors import StateError
-from ..localized_words import localized_concepts
+from ..localized_words import localized_nouns
 from ..memory import ShortTermMemory
 from ..objectives import Denoising
 from ..state import LifelongState, TaskRecord
@@ -77,7 +77,7 @@ class ShiftEmbeddings:
             for number, own in trained.items()
             for key, value in own.items()
         }
-        localized = {one.token: one.noun for one in localized_concepts(state)}
+        localized = localized_nouns(state)
         adapter = frozen_adapter(state.adapter_spec, backbone, state.adapter)
         with adapter.attached(backbone), cheaper_layers(backbone.unet):
             plan = TrainPlan(

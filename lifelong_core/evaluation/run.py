@@ -11,6 +11,7 @@ from typing import Any
 from .. import consolidation, methods
 from ..classifier import SCORE_MEANS
 from ..consolidation import ConsolidationSettings, consolidation_defaults
+from ..consolidation.context import REPORT
 from ..files import read_json, write_json
 from ..lesson import LessonSettings, defaults_for
 from ..state import LifelongState, TaskRecord, load_state, save_state
@@ -196,7 +197,7 @@ def _finish(
 
 def _scores(record: TaskRecord) -> dict[str, dict[str, float]]:
     """Phase -> what the classifier's scores were like in it, for the phases that read them."""
-    phases = record.metrics.get("consolidation", {})
+    phases = record.metrics.get(REPORT, {})
     return {
         name: {key: report[key] for key in SCORE_MEANS}
         for name, report in phases.items()

@@ -93,7 +93,8 @@ def export_lora(
     concepts = concept_metadata(state, vectors=not bundle)
     stem = f"{name}-{content_hash(tensors, concepts)[:8]}"
     lora = Path(loras) / f"{stem}.safetensors"
-    if lora.exists() and not _holds(lora, tensors, concepts):
+    held = _texts_beside(lora, tensors)
+    if lora.exists() and not (held is not None and concepts.items() <= held.items()):
         raise FileError(
             f"{lora.name} exists in {lora.parent} with other content. It is left as it is; "
             "choose another name."
@@ -106,7 +107,7 @@ def export_lora(
     # The LoRA comes last: where it lies, its embeddings and its preview lie too. One that would
     # differ in its date alone stays, for a program that has loaded it may hold it open.
     undated = {name: text for name, text in metadata.items() if name != DATE}
-    if not _holds(lora, tensors, undated):
+    if held is None or not undated.items() <= held.items():
         jobs.append((lora, lambda path: save_tensors(path, tensors, metadata)))
     _write_all(jobs)
     return ExportedFiles(
@@ -161,7 +162,7 @@ def _embedding_jobs(state: LifelongState, folder: Path, overwrite: bool) -> list
         path = _embedding_path(folder, concept.token)
         tensors = embedding_state_dict(concept, state.family)
         if path.exists():
-            if _holds(path, tensors):
+            if _texts_beside(path, tensors) is not None:
                 continue
             if not overwrite:
                 raise FileError(
@@ -178,20 +179,17 @@ def _tensor_writer(tensors: Mapping[str, Tensor]) -> Callable[[Path], object]:
     return lambda path: save_tensors(path, tensors)
 
 
-def _holds(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> bool:
-    """Whether the file has exactly these tensors, and at least this metadata."""
+def _texts_beside(path: Path, tensors: Mapping[str, Tensor]) -> Mapping[str, str] | None:
+    """The metadata of a file that has exactly these tensors; None of any other, or of none."""
     try:
         present, texts = load_tensors(path)
     except FileError:
-        return False
-    if present.keys() != tensors.keys() or not (metadata or {}).items() <= texts.items():
-        return False
-    return all(
+        return None
+    same = present.keys() == tensors.keys() and all(
         present[key].dtype == value.dtype and torch.equal(present[key], value)
         for key, value in tensors.items()
     )
+    return texts if same else None
 
 
 def _write_all(jobs: list[Job]) -> None:

@@ -14,7 +14,7 @@ from ..adapters.spec import NORM_PARTS
 from ..backbone import Backbone
 from ..concepts import Concept, ConceptTask
 from ..lesson import LessonSettings
-from ..localized_words import localized_concepts
+from ..localized_words import localized_nouns
 from ..memory import ShortTermMemory
 from ..objectives import Term
 from ..prompts import ConceptVectors
@@ -108,7 +108,7 @@ def run_lesson(
     """
     drawing = _heartbeat(on_progress, lesson.settings.steps, "preview picture")
     # Replayed pictures of concepts that were learned so are drawn so, too.
-    localized = {one.token: one.noun for one in localized_concepts(lesson.state)}
+    localized = localized_nouns(lesson.state)
     if lesson.settings.localized_words:
         localized[lesson.task.token] = lesson.task.noun
     return train_adapter(
