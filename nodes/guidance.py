@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import comfy.model_patcher
 import comfy.model_sampling
 import comfy.samplers
 import torch
@@ -38,6 +37,7 @@ from ..lifelong_core.backbone.detect import unet_family
 from ..lifelong_core.errors import InputError, ModelError
 from .attention_capture import AttentionCapture, Slot
 from .grad_ready import ConstantControl, make_grad_ready, with_own_weights
+from .multigpu import on_one_gpu
 from .prompt_words import PromptWords
 from .sampler_steps import SamplerSteps, steps_of
 
@@ -274,7 +274,7 @@ def branch_of(
         cond = {**cond, "control": ConstantControl(cond["control"])}
 
     def branch(latents: Tensor, on_maps: OnMaps) -> None:
-        options = comfy.model_patcher.create_model_options_clone(model_options)
+        options = on_one_gpu(model_options)
         capture = AttentionCapture(slots, on_maps)
         add_wrapper_with_key(
             WrappersMP.DIFFUSION_MODEL, KEY, capture, options, is_model_options=True

@@ -17,6 +17,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
 from ..lifelong_core.attention.regions import aggregate_noise, delayed_steps
+from .multigpu import on_one_gpu
 from .regional_attention import Area, Plan, RegionalAttention, RegionalPrompts, by_picture
 from .sampler_steps import SAME
 
@@ -162,7 +163,7 @@ class _Run:
             areas=_areas(known["positive"], size),
             latent=size,
         )
-        options = comfy.model_patcher.create_model_options_clone(model_options)
+        options = on_one_gpu(model_options)
         # Hooks change weights within a run.
         kept = {} if any(cond.get("hooks") for cond in known["positive"]) else stage.kept
         attention = RegionalAttention(stage.prompts, plan, kept)

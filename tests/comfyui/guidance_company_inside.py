@@ -15,6 +15,7 @@ from guidance_helpers import (
     passes,
     same_weights,
     sampled,
+    split,
     weights_of,
 )
 from inside import comfy, foreign_lora, pack, torch
@@ -74,6 +75,14 @@ def check_a_patch_that_adds_tokens_leaves_the_words_where_they_are() -> None:
     plain.set_model_attn2_patch(with_picture)
     latents = sampled(model, base.positive, base.negative)
     assert distance(latents, sampled(plain, base.positive, base.negative)) > 1e-3
+
+
+def check_conditionings_on_several_gpus_are_guided() -> None:
+    base = loaded_base()
+    model = guided(base.model, base.clip)
+    expected = sampled(model, base.positive, base.negative)
+    for both in (split(model), guided(split(base.model), base.clip)):
+        assert torch.equal(sampled(both, base.positive, base.negative), expected)
 
 
 def check_a_lora_is_guided_and_comes_off_again() -> None:

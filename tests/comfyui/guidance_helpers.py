@@ -12,6 +12,7 @@ from inside import loaded, pack, torch
 
 # What follows can be imported once inside.py has set ComfyUI up.
 # isort: split
+import comfy.patcher_extension
 import comfy.samplers
 
 import nodes
@@ -81,6 +82,20 @@ def artist(
     with torch.inference_mode():
         done = node.execute(model, clip, positive, negative, latent, **{**usual, **values})
         return done.result[0]["samples"].clone(), done.result[1].clone()
+
+
+def split(model: Any) -> Any:
+    """MODEL with what ComfyUI's MultiGPU CFG Split leaves in a run's options, for one device."""
+
+    def run(executor: Any, *args: Any, **options: Any) -> Any:
+        guider = executor.class_obj
+        patcher = guider.model_patcher
+        guider.model_options["multigpu_clones"] = {patcher.load_device: patcher}
+        return executor(*args, **options)
+
+    clone = model.clone()
+    clone.add_wrapper(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, run)
+    return clone
 
 
 @contextmanager

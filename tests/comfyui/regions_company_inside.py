@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
-from guidance_helpers import PROMPT, conditioning, distance, guided, passes, sampled
+from guidance_helpers import PROMPT, conditioning, distance, guided, passes, sampled, split
 from inside import comfy, foreign_lora, pack, refused, torch
 from regions_helpers import (
     DOG,
@@ -56,6 +57,13 @@ def check_a_replace_patch_computes_every_attention() -> None:
     told.clear()
     drawn(halves(), state=state, model=patched(base()[0]))
     assert {index for indices, _, _ in told for index in indices} == {0, 1}
+
+
+def check_regions_are_drawn_where_the_model_is() -> None:
+    expected = drawn(halves())
+    with patch.object(comfy.samplers, "_calc_cond_batch_multigpu") as elsewhere:
+        assert torch.equal(drawn(halves(), model=split(base()[0])), expected)
+    elsewhere.assert_not_called()
 
 
 def check_merged_positions_are_told_where_self_attention_was_learned() -> None:
