@@ -34,8 +34,7 @@ def low_rank_factors(
     """Layer key -> its change as a LoRA, exactly, in fp32; `shapes`: (out, in) of layers.
 
     lora: as it is. vera: down = Λ_d A, up = Λ_b B, k = rank. key_value: one factor is ΔW, the
-    other k times the identity, k = min(out, in), so that no decomposition is needed. alpha is the
-    same for all layers, which diffusers relies on, whatever their k.
+    other the identity, k = alpha = min(out, in), so that no decomposition is needed.
 
     `shapes` has every layer of `weights`. Raises StateError when one has another size there, and
     for spectral adapters, whose weights say nothing without the base model's singular vectors.
@@ -86,9 +85,9 @@ def _key_value(
         delta = weights[f"{layer}.delta"].float()
         out, width = delta.shape
         size = min(out, width)
-        identity = size * torch.eye(size)
+        identity = torch.eye(size)
         down, up = (delta, identity) if out <= width else (identity, delta)
-        found[layer] = Factors(down, up, spec.alpha)
+        found[layer] = Factors(down, up, float(size))
     return found
 
 

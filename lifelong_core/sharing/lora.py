@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..adapters.factors import low_rank_factors
 from ..adapters.spectrum import Spectrum
@@ -27,8 +28,10 @@ def lora_state_dict(state: LifelongState, spectrum: Spectrum | None = None) -> d
     ΔW = (alpha / k) · up @ down.
 
     Every kind of adapter but one is a LoRA, exactly up to fp32's rounding. Full matrices
-    (key_value) have k = min(out, in): `.diff` keys would be smaller, but diffusers refuses files
-    that have them. Only spectral adapters, which change the whole UNet, give `whole_changes`.
+    (key_value) are filled up with zeros to one k, as large as the largest layer's min(out, in):
+    releases of diffusers take the ranks, or the alphas, of some layers for those of others where
+    they differ, and refuse `.diff` keys, which would be smaller. Only spectral adapters, which
+    change the whole UNet, give `whole_changes`.
 
     spectrum: the decomposed weights of the base model, for spectral adapters.
 
@@ -45,11 +48,12 @@ def lora_state_dict(state: LifelongState, spectrum: Spectrum | None = None) -> d
         for layer in dict.fromkeys(key.rsplit(".", 1)[0] for key in state.adapter)
     }
     found = low_rank_factors(state.adapter_spec, state.adapter, layers(state.family))
-    for layer, (down, up, alpha) in found.items():
-        name = names[layer]
-        tensors[f"{name}.lora_down.weight"] = down.clone()
-        tensors[f"{name}.lora_up.weight"] = up.clone()
-        tensors[f"{name}.alpha"] = torch.tensor(alpha)
+    rank = max((len(factors.down) for factors in found.values()), default=0)
+    for layer, factors in found.items():
+        name, more = names[layer], rank - len(factors.down)
+        tensors[f"{name}.lora_down.weight"] = pad(factors.down, (0, 0, 0, more)).clone()
+        tensors[f"{name}.lora_up.weight"] = pad(factors.up, (0, more)).clone()
+        tensors[f"{name}.alpha"] = torch.tensor(factors.scale * rank)
     return tensors
 
 

@@ -145,11 +145,11 @@ def _network(tensors: Mapping[str, Tensor]) -> dict[str, str]:
             "ss_network_args": json.dumps({"algo": "full", "train_norm": "True"}),
         }
     alphas = {value.item() for key, value in tensors.items() if key.endswith(".alpha")}
-    # Layers that have full matrices differ in rank; the largest stands for all.
+    (rank,), (alpha,) = ranks, alphas
     return {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(max(ranks)),
-        "ss_network_alpha": f"{max(alphas):g}",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": f"{alpha:g}",
     }
 
 

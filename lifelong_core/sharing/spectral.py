@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..adapters.spec import NORM_PARTS
 from ..adapters.spectrum import Decomposition, Spectrum
@@ -56,8 +57,9 @@ def whole_changes(state: LifelongState, spectrum: Spectrum) -> dict[str, Tensor]
 
 def truncated_changes(state: LifelongState, spectrum: Spectrum, rank: int) -> Truncated:
     """The best LoRA of `rank` (Eckart & Young 1936), which every program loads, in kohya's names:
-    `.lora_down.weight` [k, in] or, of a convolution, [k, in, h, w], `.lora_up.weight` [out, k] or
-    [out, k, 1, 1], k ≤ rank, and `.alpha`, the same for all layers; fp32.
+    `.lora_down.weight` [rank, in] or, of a convolution, [rank, in, h, w], `.lora_up.weight`
+    [out, rank] or [out, rank, 1, 1], and `.alpha`, the rank; fp32. Layers of fewer singular values
+    are filled up with zeros, see `lora_state_dict`.
 
     Nothing is decomposed: a change is U diag(δ) Vᵀ already. Norms, which a LoRA cannot change, are
     left out. Raises InputError for a rank below 1, StateError as `whole_changes` does.
@@ -69,12 +71,12 @@ def truncated_changes(state: LifelongState, spectrum: Spectrum, rank: int) -> Tr
     kept = 0.0
     for name, shape, (left, _, right), values in _changes(state, spectrum):
         largest = values.abs().topk(min(rank, len(values))).indices
-        found = len(largest)
+        more = rank - len(largest)
         kept += float(values[largest].square().sum())
         total += float(values.square().sum())
-        up = left[:, largest].float() * values[largest] * (found / rank)
-        down = right[largest].float()
-        tensors[f"{name}.lora_down.weight"] = down.reshape(found, *shape[1:])
+        up = pad(left[:, largest].float() * values[largest], (0, more))
+        down = pad(right[largest].float(), (0, 0, 0, more))
+        tensors[f"{name}.lora_down.weight"] = down.reshape(rank, *shape[1:])
         tensors[f"{name}.lora_up.weight"] = up.view(*up.shape, *[1] * (len(shape) - 2))
         tensors[f"{name}.alpha"] = torch.tensor(float(rank))
     return Truncated(tensors, kept / total if total else 1.0)

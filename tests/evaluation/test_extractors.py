@@ -30,7 +30,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     (folder / "lifelong-tiny.json").write_text(json.dumps(TINY), encoding="utf-8")
     open_clip.add_model_config(folder)
     with torch.random.fork_rng(devices=[]):
-        model = open_clip.create_model("lifelong-tiny", load_weights=False)
+        model = open_clip.create_model("lifelong-tiny")
     path = folder / "tiny.safetensors"
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
     return "lifelong-tiny", path

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.schedulers import DDIMScheduler
 from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
 from torch import Tensor
@@ -40,7 +40,7 @@ def demo_pipeline() -> StableDiffusionPipeline:
         )
     )
     return StableDiffusionPipeline(
-        vae=None, text_encoder=text, tokenizer=None, unet=unet,
+        vae=AutoencoderKL(), text_encoder=text, tokenizer=None, unet=unet,
         scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
@@ -79,7 +79,7 @@ def test_pipeline_loads_every_layer_with_its_delta(
         assert len(layers_only) < len(tensors)
         pipe.load_lora_weights(layers_only)
     else:
-        pipe.load_lora_weights(str(path))
+        pipe.load_lora_weights(str(path.parent), weight_name=path.name)
     found = added_by(pipe)
     expected = changes(state)
     assert found.keys() == expected.keys()
