@@ -3,7 +3,8 @@
 python -m benchmarks.guidance_speed: 50 steps, one picture, with the settings of
 `benchmarks.guidance`, on the demo model; beside it diffusers' pipeline of attend-and-excite on the
 same UNet, with its refinement (on random weights it never reaches its targets, so it always goes
-to the cap) and without. `--family sd15` measures SD1.5's size at 512 pixels, on random weights.
+to the cap) and without. `--family sd15` measures SD1.5's size at 512 pixels, on random weights;
+`--cases caa_oaa attend_and_excite` leaves the others out.
 
 Every case runs in processes of its own, taking turns on a CPU; on a GPU, where loading takes longer
 than drawing, it draws again in one process. Time is the processor's on a CPU, which other programs
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cases", nargs="+", choices=tuple(NAMES), default=list(NAMES))
     options = parser.parse_args()
     on_gpu = options.device == "cuda"
     dtype = "float16" if on_gpu and options.family != "demo" else "float32"
@@ -73,14 +75,15 @@ def main() -> None:
         shared,
         folder=RESULTS if options.steps == STEPS else WORK,
     )
-    seconds: dict[str, list[float]] = {name: [] for name in CASES}
-    memory: dict[str, list[float]] = {name: [] for name in CASES}
+    names = [name for name in CASES if name in (PLAIN, *options.cases)]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    memory: dict[str, list[float]] = {name: [] for name in names}
     repeats = options.rounds if on_gpu else 1
     about = (options.steps, repeats, options.device, dtype, options.threads)
     work = WORK / content_hash(shared, hardware(), options.family, list(about))
     with tempfile.TemporaryDirectory() as folder:
         weights = checkpoint(FAMILIES[options.family], Path(folder), getattr(torch, dtype))
-        cases = {name: Case(name, str(weights), *about) for name in CASES}
+        cases = {name: Case(name, str(weights), *about) for name in names}
         for number in range(options.rounds // repeats):
             for name, case in cases.items():
                 told = kept_json(work, f"{name}, round {number}", partial(_run, case))
@@ -95,7 +98,8 @@ def main() -> None:
             }
     result: dict[str, Any] = {
         f"{NAMES[name]}{kind}_ratio": round(median(of[name]) / median(of[PLAIN]), 4)
-        for name in NAMES
+        for name in names
+        if name != PLAIN
         for kind, of in (("time", seconds), ("memory", memory))
         if of[name] and of[PLAIN]
     }
