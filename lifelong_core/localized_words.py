@@ -23,6 +23,7 @@ from .prompts import (
     ConceptVectors,
     Conditioning,
     PromptCache,
+    PromptEncoder,
     TextStack,
     TokenizedPrompt,
     TokenVector,
@@ -174,12 +175,12 @@ def encode_localized(
     return Conditioning.cat(parts)[torch.tensor([place[prompt] for prompt in prompts])]
 
 
-class LocalizedPrompts(PromptCache):
+class LocalizedPrompts:
     """Encodes prompts as pictures are drawn from them, with `concepts` in their own words alone;
     each once, without gradient."""
 
     def __init__(self, text: TextStack, concepts: Sequence[Concept]) -> None:
-        super().__init__(text)
+        self.text = text
         self.concepts = tuple(concepts)
         self._known: dict[str, Conditioning] = {}
 
@@ -197,7 +198,7 @@ class LocalizedPrompts(PromptCache):
 
 def earlier_prompts(
     text: TextStack, state: LifelongState | None, *, trains_encoder: bool = False
-) -> PromptCache:
+) -> PromptEncoder:
     """What encodes prompts of a state's concepts as the state draws them.
 
     With `trains_encoder` they are encoded as they are, anew each time.

@@ -16,7 +16,7 @@ from ..concepts import Concept, ConceptTask
 from ..localized_words import earlier_prompts
 from ..memory import ShortTermMemory
 from ..objectives import Predictor
-from ..prompts import ConceptVectors, PromptCache
+from ..prompts import ConceptVectors, PromptEncoder
 from ..prompts.conditioning import Conditioning
 from ..seeding import generator
 from ..state import LifelongState
@@ -57,7 +57,7 @@ class Consolidation:
     settings: ConsolidationSettings
     concepts: tuple[Concept, ...]
     views: Tensor
-    prompts: PromptCache
+    prompts: PromptEncoder
     memory: ShortTermMemory | None = None
 
     @property

@@ -38,7 +38,7 @@ def retain_earlier(lesson: Lesson) -> Term | None:
         earlier=[concept_prompt(concept) for concept in state.concepts],
         noun=prior_prompt(lesson.task.noun),
         vectors=lesson.all_vectors,
-        cache=earlier_prompts(backbone.text, state, trains_encoder=settings.adapter.text_encoder),
+        prompts=earlier_prompts(backbone.text, state, trains_encoder=settings.adapter.text_encoder),
         weight=settings.retention_weight,
         min_snr_gamma=settings.min_snr_gamma,
     )

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..prompts import ConceptVectors, PromptCache
+from ..prompts import ConceptVectors, PromptEncoder
 from .step import StepBatch
 
 ROLE = "replay"
@@ -42,7 +42,7 @@ class Replay:
     teacher_weight: float
     teacher: Teacher
     min_snr_gamma: float = 0.0
-    own_prompts: tuple[PromptCache, Mapping[str, ConceptVectors]] | None = None
+    own_prompts: tuple[PromptEncoder, Mapping[str, ConceptVectors]] | None = None
     name: str = ROLE
 
     @property

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..prompts import ConceptVectors, PromptCache
+from ..prompts import ConceptVectors, PromptEncoder
 from .step import StepBatch
 
 
@@ -31,7 +31,7 @@ class Retention:
     earlier: Sequence[str]
     noun: str
     vectors: Mapping[str, ConceptVectors]
-    cache: PromptCache
+    prompts: PromptEncoder
     weight: float = 1.0
     min_snr_gamma: float = 0.0
     name: str = field(default="retention", init=False)
@@ -39,7 +39,7 @@ class Retention:
     def __post_init__(self) -> None:
         # All at once, so that no encoding depends on where a run was resumed.
         with torch.no_grad():
-            self.cache.encode([self.noun, *self.earlier], self.vectors)
+            self.prompts.encode([self.noun, *self.earlier], self.vectors)
 
     def __call__(self, batch: StepBatch) -> Tensor:
         concept = batch.roles["concept"]
@@ -49,7 +49,7 @@ class Retention:
         rows = torch.tensor([unique.index(prompt) for prompt in prompts])
 
         def output() -> Tensor:
-            encoded = self.cache.encode(unique, self.vectors)
+            encoded = self.prompts.encode(unique, self.vectors)
             return batch.predictor(noisy, timesteps, encoded, rows)
 
         with torch.no_grad(), self.teacher():

@@ -1,6 +1,6 @@
 """Prompts: tokenising, concept tokens, text encoders, caption templates."""
 
-from .cache import PromptCache
+from .cache import PromptCache, PromptEncoder
 from .captions import OBJECT_TEMPLATES, caption_for
 from .clip import ClipConfig, ClipText
 from .conditioning import Conditioning
@@ -16,6 +16,7 @@ __all__ = [
     "ConceptVectors",
     "Conditioning",
     "PromptCache",
+    "PromptEncoder",
     "TextStack",
     "TokenVector",
     "TokenizedPrompt",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 
@@ -12,6 +13,15 @@ from .conditioning import Conditioning
 from .stack import TextStack
 from .tokens import TokenizedPrompt
 from .vectors import ConceptVectors, is_layerwise
+
+
+class PromptEncoder(Protocol):
+    """What a lesson's or a consolidation's terms get their prompts' conditioning from."""
+
+    def encode(
+        self, prompts: Sequence[str], vectors: Mapping[str, ConceptVectors] | None = None
+    ) -> Conditioning:
+        """One row per prompt, as `TextStack.encode` has them."""
 
 
 class PromptCache:
