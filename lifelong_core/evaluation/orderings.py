@@ -73,6 +73,7 @@ STATEMENTS = (
         ("l2dm_lora+memory.guidance=1",),
     ),
     Statement("L²DM is better than each of its baselines", "l2dm", L2DM_BASELINES, L2DM_METRICS),
+    Statement("L²DM is better than its adapter without replay", "l2dm", ("svdiff",), L2DM_METRICS),
     Statement("L²DM is better than without TAME", "l2dm", ("l2dm_without_tame",), L2DM_METRICS),
     Statement("L²DM is better than without ECD", "l2dm", ("l2dm_without_ecd",), L2DM_METRICS),
     Statement("L²DM is better than with a LoRA", "l2dm", ("l2dm_lora",), L2DM_METRICS),

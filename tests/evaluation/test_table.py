@@ -99,7 +99,7 @@ def test_statements_on_similarity_want_more_of_it_and_less_forgetting() -> None:
     runs = [
         result(method, seed, 0.5, ia=ia)
         for seed in (2, 3)
-        for method, ia in [("l2dm", 0.85), ("svdiff", 0.6), ("svdiff_lwf", 0.8), ("lora", 0.95)]
+        for method, ia in [("l2dm", 0.85), ("svdiff_ewc", 0.6), ("svdiff_lwf", 0.8), ("lora", 0.95)]
     ]
     found = summarise(runs)["orderings"]
     assert [text for text in found if "L²DM" in text] == [
