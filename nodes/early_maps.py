@@ -75,8 +75,9 @@ class _Reading:
     ) -> Tensor:
         guider = executor.class_obj
         step = self.steps.begun(float(timestep.flatten()[0]))
-        active = first_active(guider.conds["positive"], x, timestep)
-        if step is None or step.index < self.begun or active is None:
+        begins = step is not None and step.index >= self.begun
+        active = first_active(guider.conds["positive"], x, timestep) if begins else None
+        if active is None:
             return executor(x, timestep, model_options, seed)
         branch = branch_of(guider, active[0], timestep, model_options, self.found.slots)
         with torch.no_grad():
