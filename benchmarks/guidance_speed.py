@@ -71,7 +71,8 @@ def main() -> None:
     shared = {"guidance": asdict(settings), "prompt": PROMPT}
     recorder = Recorder(
         "guidance_speed",
-        f"python -m benchmarks.guidance_speed --family {options.family}",
+        f"python -m benchmarks.guidance_speed --family {options.family} --rounds {options.rounds} "
+        f"--cases {' '.join(options.cases)}",
         shared,
         folder=RESULTS if options.steps == STEPS else WORK,
     )
